@@ -1,1 +1,11 @@
-//! placeholder
+//! Choosing which segments to merge, and merging them.
+//!
+//! The policy is a pure function of a description of the live segments; the merge
+//! streams their live rows, verified, into the rows of one new segment. Neither
+//! sees the manifest: planning, committing and deleting are the engine's.
+
+mod merge;
+mod policy;
+
+pub use merge::{CANCELLED, MergeInput, MergedRows, carry_over};
+pub use policy::{MAX_ROWS, Plan, Policy, Reason, SegmentDescription};

@@ -1,1 +1,83 @@
-//! placeholder
+//! An embeddable, durable storage engine for vectors.
+//!
+//! ```
+//! use esker::{CollectionOptions, Db, Metric, Options, SearchOptions};
+//!
+//! # fn main() -> Result<(), esker::Error> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("vectors");
+//! let db = Db::open(&path, Options::default())?;
+//! let places = db.create_collection("places", CollectionOptions::new(2, Metric::L2))?;
+//! places.put("paris", &[48.9, 2.4])?; // on the disk when this returns
+//! places.put_with_payload("rome", &[41.9, 12.5], b"seven hills")?;
+//!
+//! let found = places.search(&[42.0, 12.0], &SearchOptions::new(1).with_payloads(true))?;
+//! assert_eq!(&found.hits[0].key[..], b"rome");
+//! assert_eq!(found.hits[0].payload.as_deref(), Some(&b"seven hills"[..]));
+//!
+//! places.delete("rome")?;
+//! assert_eq!(places.len()?, 1);
+//! db.close()?;
+//!
+//! let again = Db::open(&path, Options::default())?;
+//! assert_eq!(again.collection("places")?.get("paris")?.unwrap().vector, [48.9, 2.4]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reading order of the modules: [`mod@env`] is how the outside world enters;
+//! `batch`, `write` and `memtable` are the way in; `flush`, `compact` and `manifest`
+//! make it lasting; `view`, `read` and `scan` are the way out; `recovery` puts it
+//! together after a restart; `db`, `collection` and `snapshot` are the handles.
+
+mod error;
+mod options;
+
+pub mod env;
+mod files;
+mod log_file;
+
+mod batch;
+mod memory;
+mod memtable;
+mod top_k;
+mod write;
+
+mod gc;
+mod manifest;
+mod segments;
+mod view;
+
+mod compact;
+mod flush;
+mod read;
+mod scan;
+
+mod background;
+mod core;
+mod recovery;
+mod stats;
+mod verify;
+
+mod collection;
+mod db;
+mod snapshot;
+
+pub use batch::WriteBatch;
+pub use collection::Collection;
+pub use db::Db;
+pub use error::{Error, Result};
+pub use esker_segment::{CollectionId, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SegmentId, SeqNo};
+pub use options::{
+    Background, CollectionOptions, DEFAULT_BLOCK_CACHE_BYTES, DEFAULT_DELETION_RATIO,
+    DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_LOG_BYTES, DEFAULT_MEMORY_BUDGET,
+    DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH, Durability, MAX_PAYLOAD_BYTES, MapMode, Options,
+    SearchOptions, WriteOptions,
+};
+pub use read::{Hit, Record, SearchResult};
+pub use recovery::{RecoveryReport, TornTail};
+pub use scan::Scan;
+pub use snapshot::Snapshot;
+pub use stats::Stats;
+pub use verify::VerifyReport;
+pub use write::ticket::Ticket;

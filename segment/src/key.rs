@@ -44,7 +44,10 @@ impl Key {
             Some(head) => {
                 head.copy_from_slice(bytes);
                 // At most INLINE, which fits u8.
-                Self(Repr::Inline { len: bytes.len() as u8, bytes: inline })
+                Self(Repr::Inline {
+                    len: bytes.len() as u8,
+                    bytes: inline,
+                })
             }
             None => Self(Repr::Shared(bytes.into())),
         }

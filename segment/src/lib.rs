@@ -1,8 +1,41 @@
 //! Immutable, checksummed vector segments, and the vocabulary of Esker.
+#![deny(clippy::indexing_slicing)]
+
+#[cfg(target_endian = "big")]
+compile_error!(
+    "vectors are viewed in place and stored little-endian; big-endian hosts are not supported"
+);
+
+mod error;
 mod id;
 mod key;
 mod metric;
 
+pub mod arena;
+mod bytes;
+pub mod deletion;
+pub mod distance;
+
+mod preamble;
+mod wire;
+
+pub mod layout;
+pub mod source;
+
+mod keys;
+mod stats;
+mod top_k;
+
+mod reader;
+mod writer;
+
+pub use bytes::Bytes;
+pub use deletion::DeletionVector;
+pub use error::SegmentError;
 pub use id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 pub use key::{Key, MAX_KEY_LEN};
 pub use metric::{MAX_DIMENSION, MAX_SQUARED_NORM, Metric};
+pub use reader::{Expected, KeyIter, Segment, VectorGuard};
+pub use source::{BlockCache, Memory, Paged, ReadAt, SectionSource, Source};
+pub use stats::Stats;
+pub use writer::{RowSource, SegmentParams, SegmentSummary, write_segment};

@@ -1,1 +1,38 @@
-//! placeholder
+//! The write-ahead log of the Esker vector storage engine: frames in files, what
+//! replay can prove about a damaged file, and group commit.
+//!
+//! Owns the byte format of log files ([`LogHeader`], frames), appending to one
+//! ([`LogWriter`]), reading one back with a verdict ([`replay`]) and the protocol
+//! by which many writers share one write and one sync ([`GroupCommit`]).
+//!
+//! Must not know: what a payload means, file names, directories, when to rotate.
+//! A file comes in as a [`LogFile`]; a manifest is a log of another [`LogKind`],
+//! whose SeqNos number its edits. The format is described, and its verdicts are
+//! argued crash by crash, in `docs/format/wal.md`.
+
+mod error;
+mod file;
+mod layout;
+
+mod frame;
+mod frame_buf;
+mod header;
+
+mod writer;
+
+mod replay;
+mod scan;
+mod window;
+
+mod group;
+mod slot;
+mod sync;
+
+pub use error::{ReplayError, WalError};
+pub use file::{FileId, LogEnd, LogFile, LogNumber};
+pub use frame::{FRAME_HEADER_LEN, MAX_PAYLOAD};
+pub use frame_buf::FrameBuf;
+pub use group::{CommitSink, GroupCommit, MAX_GROUP_BYTES, MAX_GROUP_MEMBERS, Sequenced, Ticket};
+pub use header::{HEADER_LEN, LogHeader, LogKind};
+pub use replay::{Expect, Frame, HeaderState, ReplayEnd, read_header, replay};
+pub use writer::{LogWriter, SequencedFrame};

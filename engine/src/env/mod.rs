@@ -10,7 +10,7 @@ mod std_env;
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,9 +146,4 @@ pub trait Entropy: Send + Sync {
     /// # Errors
     /// Whatever the source of randomness reports.
     fn file_id(&self) -> io::Result<[u8; 16]>;
-}
-
-/// The path of `name` in `dir`.
-pub(crate) fn child(dir: &Path, name: &str) -> PathBuf {
-    dir.join(name)
 }

@@ -1,0 +1,402 @@
+//! The command line: every command, option and help text.
+//!
+//! Invariant: what can be checked without opening a database is checked here, so
+//! that it ends with exit code 2. Must not know: how commands work.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::text;
+
+/// Store vectors durably and search them.
+#[derive(Debug, Parser)]
+#[command(name = "esker", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  esker demo
+  esker create ./db words --dimension 384 --metric cosine
+  esker import ./db words base.fvecs --keys texts.tsv
+  esker search ./db words --query query.fvecs --row 3 -k 5
+
+Exit codes: 0 done, 1 the data or the database refused, 2 the command line is wrong.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ingest real data, kill the process midway, recover, and search
+    #[command(long_about = "\
+Ingest real data, kill the process midway, recover, and search.
+
+5,000 WordNet glosses with their embeddings come with this program. A second \
+process ingests them into a temporary directory, every batch synced to the disk, \
+and is killed with SIGKILL while it writes a batch. The database is opened again, \
+every acknowledged row is compared bit for bit, the load is finished, flushed and \
+compacted, and 200 held-out queries are asked. Nothing is left behind. The exit \
+code is 1 if anything was lost.")]
+    #[command(after_help = "\
+Examples:
+  esker demo
+  TMPDIR=/mnt/disk esker demo     on another disk")]
+    Demo(Demo),
+    /// Create a collection, and the database if there is none
+    #[command(after_help = "\
+Example:
+  esker create ./db words --dimension 384 --metric cosine")]
+    Create(Create),
+    /// Put the rows of an fvecs or bvecs file into a collection
+    #[command(long_about = "\
+Put the rows of an fvecs or bvecs file into a collection.
+
+Rows get the keys of the key file, or else their row number in decimal. A row \
+whose key exists is replaced, so an import that was interrupted can simply be run \
+again.")]
+    #[command(after_help = "\
+Examples:
+  esker import ./db words base.fvecs --keys texts.tsv
+  esker import ./db images base.bvecs --batch 5000 --durability os")]
+    Import(Import),
+    /// Print one row
+    #[command(after_help = "\
+Examples:
+  esker get ./db words n02084071
+  esker get ./db words 'a key with \\x00 in it' --json")]
+    Get(Get),
+    /// Print the rows nearest to a vector, nearest first
+    #[command(long_about = "\
+Print the rows nearest to a vector, nearest first.
+
+Each line has the distance, the key and the payload, with tabs between them. \
+Under l2 the distance is the squared Euclidean distance, under cosine one minus \
+the cosine, under ip minus the inner product.")]
+    #[command(after_help = "\
+Examples:
+  esker search ./db words --query query.fvecs --row 3 -k 5
+  esker search ./db words --like n02084071
+  esker search ./db points --vector 0.25,1,-3 --json")]
+    Search(Search),
+    /// Print what a database and its collections hold
+    #[command(after_help = "\
+Example:
+  esker stats ./db --json")]
+    Stats(Stats),
+    /// Read every byte of a database and check it
+    #[command(after_help = "\
+Example:
+  esker verify ./db && echo intact")]
+    Verify(Database),
+    /// Flush a database and merge its segments
+    #[command(after_help = "\
+Example:
+  esker compact ./db")]
+    Compact(Database),
+    /// Measure how fast rows are acknowledged, beside the bare disk
+    #[command(long_about = "\
+Measure how fast rows are acknowledged, beside the bare disk.
+
+Rows of DIR/base.fvecs or DIR/base.bvecs are written in batches through the \
+public API, from the first write to the last acknowledgement (rows_per_s). A loop \
+of plain writes of as many bytes to a growing file in the same directory, each \
+followed by fdatasync unless --durability is os, is measured before and after, in \
+one thread, and averaged (raw_rows_per_s). The metric is that of DIR/metric, else \
+l2.
+
+stall_s is the time that writers were held back, all threads together; flush_s \
+the flush that follows the last acknowledgement; segments and write_amplification \
+(bytes written to logs and segments for each byte ingested) are taken after it. \
+What the system does not tell is null.")]
+    #[command(after_help = "\
+Examples:
+  esker bench-ingest --data ./sift --rows 200000 --durability os --json
+  esker bench-ingest --data ./sift --threads 4 --batch 100")]
+    BenchIngest(BenchIngest),
+    /// Internal: the process that the demo kills.
+    #[command(hide = true)]
+    DemoChild { dir: PathBuf },
+    /// Internal: removes a temporary directory once its owner is gone.
+    #[command(hide = true)]
+    SweepScratch { dir: PathBuf },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Print the licence of the demo's texts and do nothing else
+    #[arg(long)]
+    pub(crate) license: bool,
+}
+
+/// A database, in the commands that need nothing else.
+#[derive(Debug, Args)]
+pub(crate) struct Database {
+    /// Directory of the database
+    pub(crate) dir: PathBuf,
+}
+
+/// A collection of a database.
+#[derive(Debug, Args)]
+pub(crate) struct InCollection {
+    /// Directory of the database
+    pub(crate) dir: PathBuf,
+    /// Name of the collection
+    pub(crate) collection: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    pub(crate) at: InCollection,
+    /// Components of each vector
+    #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub(crate) dimension: u32,
+    /// How vectors are compared
+    #[arg(long, short, value_enum)]
+    pub(crate) metric: MetricArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    #[command(flatten)]
+    pub(crate) at: InCollection,
+    /// Vectors, in a file whose name ends in .fvecs or .bvecs
+    pub(crate) file: PathBuf,
+    /// One line for each vector: its key and, after a tab, its payload
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keys: Option<PathBuf>,
+    /// Rows that are written together, or not at all
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) batch: u64,
+    /// When a batch counts as written
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
+    pub(crate) durability: DurabilityArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    #[command(flatten)]
+    pub(crate) at: InCollection,
+    /// The row's key, as it is printed: text, with \xNN for other bytes
+    #[arg(value_parser = text::parse_key)]
+    pub(crate) key: text::Key,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    #[command(flatten)]
+    pub(crate) at: InCollection,
+    #[command(flatten)]
+    pub(crate) query: QueryArgs,
+    /// Row of the query file, from 0
+    #[arg(long, default_value_t = 0, conflicts_with_all = ["vector", "like"], value_name = "N")]
+    pub(crate) row: u64,
+    /// Number of rows to print
+    #[arg(short, default_value_t = 10)]
+    pub(crate) k: usize,
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where the query comes from: exactly one of these.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct QueryArgs {
+    /// A vector of this file, which ends in .fvecs or .bvecs
+    #[arg(long = "query", id = "file", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// This vector: components with commas between them
+    #[arg(long, value_name = "X,Y,...", allow_hyphen_values = true, value_parser = parse_vector)]
+    pub(crate) vector: Option<Vector>,
+    /// The vector of the row with this key
+    #[arg(long, value_name = "KEY", value_parser = text::parse_key)]
+    pub(crate) like: Option<text::Key>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Directory of the database
+    pub(crate) dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchIngest {
+    /// Directory with base.fvecs or base.bvecs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Rows to write; the file is gone through again, under new keys, if it has fewer
+    /// [default: those of the file]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
+    pub(crate) rows: Option<u64>,
+    /// When a batch counts as written
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
+    pub(crate) durability: DurabilityArg,
+    /// Threads that write
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) threads: u64,
+    /// Rows in one batch
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) batch: u64,
+    /// Directory for the database, which is then kept [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) db: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A metric by its name.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum MetricArg {
+    /// Squared Euclidean distance
+    L2,
+    /// One minus the cosine of the angle
+    Cosine,
+    /// Minus the inner product
+    Ip,
+}
+
+impl From<MetricArg> for esker::Metric {
+    fn from(metric: MetricArg) -> Self {
+        match metric {
+            MetricArg::L2 => Self::L2,
+            MetricArg::Cosine => Self::Cosine,
+            MetricArg::Ip => Self::InnerProduct,
+        }
+    }
+}
+
+/// What an acknowledgement promises, by its name.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DurabilityArg {
+    /// On the disk: survives power loss
+    Sync,
+    /// With the operating system: survives the end of the process
+    Os,
+}
+
+impl From<DurabilityArg> for esker::Durability {
+    fn from(durability: DurabilityArg) -> Self {
+        match durability {
+            DurabilityArg::Sync => Self::Sync,
+            DurabilityArg::Os => Self::Os,
+        }
+    }
+}
+
+/// A vector on the command line. A type of its own since clap takes a bare
+/// `Vec` for an option that may be repeated.
+#[derive(Clone, Debug)]
+pub(crate) struct Vector(pub(crate) Vec<f32>);
+
+fn parse_vector(text: &str) -> Result<Vector, String> {
+    let component = |part: &str| {
+        part.trim()
+            .parse::<f32>()
+            .map_err(|_| format!("{:?} is not a number", part.trim()))
+    };
+    text.split(',')
+        .map(component)
+        .collect::<Result<_, _>>()
+        .map(Vector)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_option_has_help_and_every_command_an_example() {
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
+            let name = command.get_name();
+            let example = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                example.contains(&format!("esker {name}")),
+                "{name} has no example"
+            );
+            assert!(command.get_about().is_some(), "{name} has no description");
+            for arg in command.get_arguments() {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{name}: {} has no help",
+                    arg.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_examples_parse() {
+        for command in Cli::command().get_subcommands() {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let lines = help
+                .lines()
+                .filter_map(|line| line.find("esker ").map(|at| &line[at..]));
+            for line in lines {
+                let line = line
+                    .split("  ")
+                    .next()
+                    .unwrap()
+                    .split(" && ")
+                    .next()
+                    .unwrap();
+                // Enough of a shell for the one quoted argument.
+                let words = line.replace("'a key with \\x00 in it'", "key");
+                let parsed = Cli::try_parse_from(words.split_whitespace());
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    #[test]
+    fn the_hidden_commands_have_the_names_that_they_are_called_by() {
+        let command = Cli::command();
+        for name in [
+            crate::demo::child::CHILD_COMMAND,
+            crate::scratch::SWEEP_COMMAND,
+        ] {
+            assert!(
+                command
+                    .find_subcommand(name)
+                    .is_some_and(clap::Command::is_hide_set)
+            );
+        }
+    }
+
+    #[test]
+    fn a_search_has_exactly_one_query() {
+        let parse = |args: &str| Cli::try_parse_from(args.split_whitespace());
+        assert!(parse("esker search d c").is_err());
+        assert!(parse("esker search d c --like a --vector 1").is_err());
+        assert!(
+            parse("esker search d c --like a --row 1").is_err(),
+            "--row needs --query"
+        );
+        assert!(parse("esker search d c --vector -1,2.5e-3").is_ok());
+        assert!(parse("esker search d c --vector 1,,2").is_err());
+    }
+}

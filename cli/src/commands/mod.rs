@@ -1,0 +1,71 @@
+//! The everyday commands: each opens a database, does one thing, and closes it.
+
+mod import;
+mod inspect;
+mod search;
+
+use std::path::Path;
+
+use esker::{Collection, CollectionOptions, Db, Options};
+
+use crate::args::{Create, InCollection};
+use crate::failure::{Failure, note, print_line};
+pub(crate) use import::import;
+pub(crate) use inspect::{compact, stats, verify};
+pub(crate) use search::{get, search};
+
+/// Opens a database that must exist, and says what recovery had to drop.
+fn open(dir: &Path) -> Result<Db, Failure> {
+    let is_empty = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    if !dir.exists() || is_empty {
+        return Err(Failure::failed(format!(
+            "there is no database in {}; make one with: esker create {} NAME --dimension N --metric M",
+            dir.display(),
+            dir.display()
+        )));
+    }
+    let db = Db::open(dir, Options::default().create_if_missing(false))?;
+    if let Some(torn) = &db.recovery_report().torn_tail {
+        note(format_args!(
+            "{} ended in a write that was never acknowledged as synced; its {} bytes were dropped",
+            torn.file.display(),
+            torn.dropped_bytes
+        ));
+    }
+    Ok(db)
+}
+
+/// Opens a database and a collection that must exist.
+fn open_collection(at: &InCollection) -> Result<(Db, Collection), Failure> {
+    let db = open(&at.dir)?;
+    if !db.collections().contains(&at.collection) {
+        return Err(Failure::failed(format!(
+            "{} has no collection {}; make it with: esker create {} {} --dimension N --metric M",
+            at.dir.display(),
+            at.collection,
+            at.dir.display(),
+            at.collection
+        )));
+    }
+    let collection = db.collection(&at.collection)?;
+    Ok((db, collection))
+}
+
+/// `esker create`
+pub(crate) fn create(args: &Create) -> Result<(), Failure> {
+    let db = Db::open(&args.at.dir, Options::default())?;
+    let shape = CollectionOptions::new(args.dimension, args.metric.into());
+    let existed = db.collections().contains(&args.at.collection);
+    db.create_collection(&args.at.collection, shape)?;
+    db.close()?;
+    print_line(format_args!(
+        "collection {} in {}: {}",
+        args.at.collection,
+        args.at.dir.display(),
+        if existed {
+            "exists already, with these settings"
+        } else {
+            "created"
+        }
+    ))
+}

@@ -1,0 +1,189 @@
+//! The live rows of several segments as the rows of one.
+//!
+//! Owns the k-way merge by key. Invariants: rows, keys, SeqNos and payloads are
+//! copied, never recomputed; every byte read is verified by the reader; two live
+//! rows of one key mean that something is broken, and end the merge. Memory is
+//! eight bytes a live row; everything else is streamed.
+//! Must not know: the manifest, where the output goes, deletions made meanwhile.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use esker_segment::{
+    DeletionVector, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo,
+};
+
+/// A segment to merge, with the rows of it that are superseded.
+pub struct MergeInput<'a, S: SectionSource> {
+    /// The segment.
+    pub segment: &'a Segment<S>,
+    /// Its rows that are left out.
+    pub deleted: &'a DeletionVector,
+}
+
+/// Live rows of all inputs in key order; hand it to `esker_segment::write_segment`.
+pub struct MergedRows<'a, S: SectionSource> {
+    inputs: Vec<MergeInput<'a, S>>,
+    /// Input and row of each output row.
+    rows: Vec<(u32, Row)>,
+    cancel: &'a AtomicBool,
+}
+
+/// Shown by [`MergedRows`] when the merge was cancelled.
+pub const CANCELLED: &str = "the merge was cancelled";
+
+impl<'a, S: SectionSource> MergedRows<'a, S> {
+    /// Orders the live rows of `inputs` by key. Once `cancel` is true, this and
+    /// every later read of a row end with an error.
+    ///
+    /// # Errors
+    /// What reading the inputs reports; `Invalid` for more rows than a segment
+    /// holds, a key that is live twice, or a cancelled merge.
+    pub fn new(
+        inputs: Vec<MergeInput<'a, S>>,
+        cancel: &'a AtomicBool,
+    ) -> Result<Self, SegmentError> {
+        let mut merged = Self {
+            inputs,
+            rows: Vec::new(),
+            cancel,
+        };
+        merged.rows = merged.order()?;
+        Ok(merged)
+    }
+
+    fn order(&self) -> Result<Vec<(u32, Row)>, SegmentError> {
+        let mut cursors = Vec::with_capacity(self.inputs.len());
+        let mut heads = BinaryHeap::new();
+        let mut expected: u64 = 0;
+        for (index, input) in self.inputs.iter().enumerate() {
+            let mut cursor = input
+                .segment
+                .iter_from(Bound::Unbounded)?
+                .filter(|item| !matches!(item, Ok((_, row)) if input.deleted.contains(*row)));
+            if let Some(head) = cursor.next() {
+                let (key, row) = head?;
+                heads.push(Reverse((key, index, row)));
+            }
+            cursors.push(cursor);
+            expected += u64::from(input.segment.rows()).saturating_sub(input.deleted.len());
+        }
+        if expected > crate::policy::MAX_ROWS {
+            return Err(SegmentError::Invalid(
+                "the merged rows exceed a segment's limit".into(),
+            ));
+        }
+        // Bounded by the inputs' row counts, which were checked at their opening.
+        let mut rows = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+        let mut last: Option<Key> = None;
+        while let Some(Reverse((key, index, row))) = heads.pop() {
+            self.check_cancelled()?;
+            if last.as_ref() == Some(&key) {
+                let what = format!("key {key} has two live rows");
+                return Err(SegmentError::Invalid(what.into()));
+            }
+            rows.push((index as u32, row));
+            if let Some(next) = cursors.get_mut(index).and_then(Iterator::next) {
+                let (key, row) = next?;
+                heads.push(Reverse((key, index, row)));
+            }
+            last = Some(key);
+        }
+        Ok(rows)
+    }
+
+    fn check_cancelled(&self) -> Result<(), SegmentError> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(SegmentError::Invalid(CANCELLED.into()));
+        }
+        Ok(())
+    }
+
+    fn place(&self, row: Row) -> Result<(&'a Segment<S>, Row), SegmentError> {
+        self.check_cancelled()?;
+        self.rows
+            .get(row.0 as usize)
+            .and_then(|&(input, row)| Some((self.inputs.get(input as usize)?.segment, row)))
+            .ok_or_else(|| SegmentError::Invalid("a row beyond the merged rows".into()))
+    }
+
+    /// Number of live rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// True when nothing is left of the inputs: there is nothing to write then.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+impl<S: SectionSource> RowSource for MergedRows<'_, S> {
+    fn rows(&self) -> u32 {
+        // `order` refuses more than fit.
+        self.rows.len() as u32
+    }
+
+    fn key_order(&self) -> Option<&[u32]> {
+        None
+    }
+
+    fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
+        let (segment, row) = self.place(row)?;
+        Ok(Cow::Owned(segment.vector(row)?.to_vec()))
+    }
+
+    fn key(&self, row: Row) -> Result<Cow<'_, [u8]>, SegmentError> {
+        let (segment, row) = self.place(row)?;
+        Ok(Cow::Owned(segment.key(row)?.to_vec()))
+    }
+
+    fn seqno(&self, row: Row) -> Result<SeqNo, SegmentError> {
+        let (segment, row) = self.place(row)?;
+        segment.seqno(row)
+    }
+
+    fn payload_len(&self, row: Row) -> Result<Option<u64>, SegmentError> {
+        let (segment, row) = self.place(row)?;
+        segment.payload_len(row)
+    }
+
+    fn payload(&self, row: Row) -> Result<Option<Cow<'_, [u8]>>, SegmentError> {
+        let (segment, row) = self.place(row)?;
+        Ok(segment
+            .payload(row)?
+            .map(|payload| Cow::Owned(payload.to_vec())))
+    }
+}
+
+/// Deletions of the inputs made after the merge was planned, as rows of its
+/// output. `newly_deleted` holds for each input what it lost meanwhile.
+///
+/// A key is live in one input at most, so its row in the output is the one that
+/// the input's row became.
+///
+/// # Errors
+/// What reading the segments reports; `Invalid` if the output lacks a row.
+pub fn carry_over<S: SectionSource>(
+    newly_deleted: &[MergeInput<'_, S>],
+    output: &Segment<S>,
+) -> Result<DeletionVector, SegmentError> {
+    let mut rows = Vec::new();
+    for input in newly_deleted {
+        for row in input.deleted.iter() {
+            let key = input.segment.key(row)?;
+            let found = output.find(&key)?.ok_or_else(|| {
+                SegmentError::Invalid(
+                    format!("key {key} is missing from the merge's output").into(),
+                )
+            })?;
+            rows.push(found);
+        }
+    }
+    Ok(DeletionVector::default().with(rows))
+}

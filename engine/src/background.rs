@@ -1,0 +1,247 @@
+//! The only threads of the engine, and the steps that they drive.
+//!
+//! Owns when work is done, not what it is: every piece of work is a step on
+//! [`Core`] that a caller without threads can run as well. Invariants: a panic in
+//! a step poisons the database instead of ending a thread silently; a failed step
+//! is retried with growing pauses; threads end when the database closes.
+//! Must not know: the public handles.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this module is where threads come from"
+)]
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::core::Core;
+use crate::error::{Error, Result};
+
+/// Longest a thread sleeps without looking for work.
+const IDLE: Duration = Duration::from_millis(500);
+/// First pause after a failed step; doubled each time up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Wakes one thread. Signals that come while it works are remembered once.
+pub(crate) struct Signal {
+    sender: Sender<()>,
+    receiver: Receiver<()>,
+}
+
+impl Signal {
+    fn new() -> Self {
+        let (sender, receiver) = bounded(1);
+        Self { sender, receiver }
+    }
+
+    pub(crate) fn notify(&self) {
+        // Full means that a signal is already waiting.
+        let _ = self.sender.try_send(());
+    }
+
+    fn wait(&self, timeout: Duration) {
+        let _ = self.receiver.recv_timeout(timeout);
+    }
+}
+
+/// One signal for each thread.
+pub(crate) struct Signals {
+    pub(crate) log: Signal,
+    pub(crate) flush: Signal,
+    pub(crate) compact: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> Self {
+        Self {
+            log: Signal::new(),
+            flush: Signal::new(),
+            compact: Signal::new(),
+        }
+    }
+
+    fn all(&self) -> [&Signal; 3] {
+        [&self.log, &self.flush, &self.compact]
+    }
+}
+
+/// Name of the thread whose failure stalled writers must hear of.
+pub(crate) const FLUSH: &str = "esker-flush";
+
+/// A kind of background work.
+#[derive(Clone, Copy)]
+enum Work {
+    Log,
+    Flush,
+    Compact,
+}
+
+impl Work {
+    const ALL: [Self; 3] = [Self::Log, Self::Flush, Self::Compact];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Log => "esker-log",
+            Self::Flush => FLUSH,
+            Self::Compact => "esker-compact",
+        }
+    }
+}
+
+impl Core {
+    /// One unit of background work of any kind; false if there is none.
+    pub(crate) fn run_background_step(&self) -> Result<bool> {
+        for work in Work::ALL {
+            if self.guarded(work)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn guarded(&self, work: Work) -> Result<bool> {
+        let step = || match work {
+            Work::Log => self.log_step(),
+            Work::Flush => self.flush_or_collect(),
+            Work::Compact => self.compact_step(),
+        };
+        catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
+            Err(self.poison(format!("the background work of {} panicked", work.name())))
+        })
+    }
+
+    /// Commits submitted batches, syncs what is due, prepares the next log file,
+    /// and freezes what pins too much log.
+    fn log_step(&self) -> Result<bool> {
+        if self.group.lead_once(self) {
+            return Ok(true);
+        }
+        if self.poison.get().is_some() {
+            return Ok(false);
+        }
+        if self
+            .sync_due()
+            .is_some_and(|due| due <= self.env.clock().now())
+        {
+            self.sync_log()?;
+            return Ok(true);
+        }
+        if self.log.wants_preparation() {
+            self.log.prepare_next()?;
+            return Ok(true);
+        }
+        Ok(self.relieve_log())
+    }
+
+    /// Freezes the memtables that need the oldest log file when all files together
+    /// exceed their cap; flushing them lets it go.
+    fn relieve_log(&self) -> bool {
+        if self.log.total_bytes() <= self.options.max_log_bytes {
+            return false;
+        }
+        let (view, _) = self.published.get();
+        let oldest = self.first_log_without(None);
+        let pinning = |c: &&crate::view::CollectionView| {
+            !c.active.is_empty() && c.frozen.is_empty() && c.active.first_log() <= oldest
+        };
+        let ids: Vec<_> = view
+            .collections
+            .iter()
+            .filter(|(_, c)| pinning(c))
+            .map(|(id, _)| *id)
+            .collect();
+        for &id in &ids {
+            self.group.with_leadership(|| self.freeze(id));
+        }
+        !ids.is_empty()
+    }
+
+    fn flush_or_collect(&self) -> Result<bool> {
+        if self.poison.get().is_some() {
+            return Ok(false);
+        }
+        if self.flush_step()? {
+            return Ok(true);
+        }
+        Ok(self.garbage.collect(self.storage()))
+    }
+
+    fn pause(&self, work: Work) -> Duration {
+        /// A leader that steps down may leave a submitted batch behind.
+        const SOON: Duration = Duration::from_millis(1);
+        match (work, self.sync_due()) {
+            (Work::Log, _) if self.group.has_queued() => SOON,
+            (Work::Log, Some(due)) => due.saturating_sub(self.env.clock().now()).min(IDLE),
+            _ => IDLE,
+        }
+    }
+
+    fn drive(&self, work: Work) {
+        let signal = match work {
+            Work::Log => &self.signals.log,
+            Work::Flush => &self.signals.flush,
+            Work::Compact => &self.signals.compact,
+        };
+        let mut pause = FIRST_PAUSE;
+        while !self.closed.load(Ordering::Acquire) {
+            match self.guarded(work) {
+                Ok(true) => {
+                    pause = FIRST_PAUSE;
+                    self.failures.lock().remove(work.name());
+                }
+                Ok(false) => signal.wait(self.pause(work)),
+                Err(Error::Closed) => return,
+                Err(error) => {
+                    self.failures.lock().insert(work.name(), error);
+                    self.budget.wake();
+                    // Not on the signal: stalled writers send it all the time.
+                    self.env.clock().sleep(pause);
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+/// The threads of one database.
+pub(crate) struct Threads(Vec<JoinHandle<()>>);
+
+impl Threads {
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn start(core: &Arc<Core>) -> io::Result<Self> {
+        let mut threads = Self(Vec::new());
+        for work in Work::ALL {
+            let shared = Arc::clone(core);
+            let thread = std::thread::Builder::new()
+                .name(work.name().to_owned())
+                .spawn(move || shared.drive(work));
+            match thread {
+                Ok(handle) => threads.0.push(handle),
+                Err(error) => {
+                    core.closed.store(true, Ordering::Release);
+                    threads.join(core);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(threads)
+    }
+
+    /// Waits until every thread has ended. `closed` must be set.
+    pub(crate) fn join(&mut self, core: &Core) {
+        core.signals.all().into_iter().for_each(Signal::notify);
+        for thread in self.0.drain(..) {
+            // A thread's panics are caught where they happen.
+            let _ = thread.join();
+        }
+    }
+}

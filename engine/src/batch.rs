@@ -1,0 +1,337 @@
+//! Atomic groups of operations, and the bytes that the log holds for them.
+//!
+//! Owns the batch codec: a batch *is* its log frame's payload, built in place,
+//! so a vector is copied once from the caller's slice and once more into the
+//! memtable. Invariants: what [`WriteBatch`] accepts, [`decode`] reads back; every
+//! operation was validated before it entered. Must not know: SeqNos (the frame
+//! header has them), files, memtables.
+//!
+//! Payload, little-endian: operation count `u32`, four zero bytes, then for each operation
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 1 | kind: 1 put, 2 delete |
+//! | 1 | 1 | flags: bit 0 the row has a payload |
+//! | 2 | 2 | key length |
+//! | 4 | 4 | collection |
+//! | 8 | 4 | payload length |
+//! | 12 | 4 | vector components |
+//! | 16 | | key, payload, zeros up to a multiple of 4, vector |
+#![deny(clippy::indexing_slicing)]
+
+use std::sync::Arc;
+
+use esker_segment::distance::validate_vector;
+use esker_segment::{CollectionId, Key, MAX_KEY_LEN};
+use esker_wal::FrameBuf;
+
+use crate::collection::Collection;
+use crate::error::{Error, Result};
+use crate::options::MAX_PAYLOAD_BYTES;
+
+/// Kind of a log frame whose payload is a batch.
+pub(crate) const BATCH_FRAME: u8 = 1;
+
+const PREFIX: usize = 8;
+const OP_HEADER: usize = 16;
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+const HAS_PAYLOAD: u8 = 1;
+
+/// Writes that take effect together or not at all, across collections too.
+///
+/// Operations on one key apply in the order in which they were added.
+#[derive(Debug)]
+pub struct WriteBatch {
+    frame: FrameBuf,
+    ops: u32,
+    /// Which database the collections belong to; identity only.
+    owner: Option<usize>,
+}
+
+impl Default for WriteBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WriteBatch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut frame = FrameBuf::new(BATCH_FRAME);
+        frame.extend_from_slice(&[0; PREFIX]);
+        Self {
+            frame,
+            ops: 0,
+            owner: None,
+        }
+    }
+
+    /// Number of operations.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ops as usize
+    }
+
+    /// True without operations.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ops == 0
+    }
+
+    /// Encoded size in bytes, which `max_batch_bytes` bounds.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        self.frame.payload().len()
+    }
+
+    /// Adds or replaces a row without a payload.
+    ///
+    /// # Errors
+    /// `Invalid` when the key or the vector breaks a rule of the collection; the
+    /// batch is then unchanged.
+    pub fn put(
+        &mut self,
+        collection: &Collection,
+        key: impl Into<Key>,
+        vector: &[f32],
+    ) -> Result<()> {
+        self.push_put(collection, &key.into(), vector, None)
+    }
+
+    /// Adds or replaces a row with a payload of up to 16 MiB.
+    ///
+    /// # Errors
+    /// As [`WriteBatch::put`], and for an oversized payload.
+    pub fn put_with_payload(
+        &mut self,
+        collection: &Collection,
+        key: impl Into<Key>,
+        vector: &[f32],
+        payload: &[u8],
+    ) -> Result<()> {
+        self.push_put(collection, &key.into(), vector, Some(payload))
+    }
+
+    /// Deletes a key; one that is absent is fine.
+    ///
+    /// # Errors
+    /// `Invalid` for an empty or oversized key; the batch is then unchanged.
+    pub fn delete(&mut self, collection: &Collection, key: impl Into<Key>) -> Result<()> {
+        let key = key.into();
+        self.check_row(collection, &key)?;
+        self.push(DELETE, collection.id(), &key, None, &[]);
+        Ok(())
+    }
+
+    fn push_put(
+        &mut self,
+        collection: &Collection,
+        key: &Key,
+        vector: &[f32],
+        payload: Option<&[u8]>,
+    ) -> Result<()> {
+        self.check_row(collection, key)?;
+        validate_vector(collection.metric(), collection.dimension(), vector).map_err(|error| {
+            Error::Invalid(format!("operation {} (key {key}): {error}", self.ops))
+        })?;
+        let size = payload.map_or(0, <[u8]>::len);
+        if size > MAX_PAYLOAD_BYTES {
+            return Err(Error::Invalid(format!(
+                "operation {} (key {key}): a payload of {size} bytes exceeds the limit of \
+                 {MAX_PAYLOAD_BYTES}",
+                self.ops
+            )));
+        }
+        self.push(PUT, collection.id(), key, payload, vector);
+        Ok(())
+    }
+
+    fn check_row(&mut self, collection: &Collection, key: &Key) -> Result<()> {
+        collection.check_usable()?;
+        let owner = collection.database_identity();
+        if *self.owner.get_or_insert(owner) != owner {
+            return Err(Error::invalid(
+                "a batch holds operations of one database only; use one batch for each",
+            ));
+        }
+        if key.is_empty() || key.len() > MAX_KEY_LEN {
+            return Err(Error::Invalid(format!(
+                "operation {}: a key has 1 to {MAX_KEY_LEN} bytes, not {}",
+                self.ops,
+                key.len()
+            )));
+        }
+        if self.ops == u32::MAX {
+            return Err(Error::invalid(
+                "a batch holds at most 4,294,967,295 operations",
+            ));
+        }
+        Ok(())
+    }
+
+    fn push(
+        &mut self,
+        kind: u8,
+        collection: CollectionId,
+        key: &Key,
+        payload: Option<&[u8]>,
+        vector: &[f32],
+    ) {
+        let flags = if payload.is_some() { HAS_PAYLOAD } else { 0 };
+        let payload = payload.unwrap_or_default();
+        let out = &mut self.frame;
+        out.reserve(OP_HEADER + key.len() + payload.len() + 3 + vector.len() * 4);
+        out.extend_from_slice(&[kind, flags]);
+        // The limits checked above keep each length within its field.
+        out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+        out.extend_from_slice(&collection.0.to_le_bytes());
+        out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(vector.len() as u32).to_le_bytes());
+        out.extend_from_slice(key);
+        out.extend_from_slice(payload);
+        out.extend_from_slice(pad(key.len() + payload.len()));
+        out.extend_from_slice(bytemuck::must_cast_slice(vector));
+        self.ops += 1;
+    }
+
+    pub(crate) fn owner(&self) -> Option<usize> {
+        self.owner
+    }
+
+    /// The finished frame and its operation count.
+    pub(crate) fn into_frame(mut self) -> (FrameBuf, u32) {
+        let count = self.ops.to_le_bytes();
+        if let Some(prefix) = self.frame.payload_mut().get_mut(..count.len()) {
+            prefix.copy_from_slice(&count);
+        }
+        self.frame.seal();
+        (self.frame, self.ops)
+    }
+}
+
+/// Zeros that bring `len` to a multiple of four.
+fn pad(len: usize) -> &'static [u8] {
+    match len % 4 {
+        1 => &[0; 3],
+        2 => &[0; 2],
+        3 => &[0; 1],
+        _ => &[],
+    }
+}
+
+/// One operation as the log holds it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Operation<'a> {
+    Put {
+        collection: CollectionId,
+        key: &'a [u8],
+        vector: &'a [u8],
+        payload: Option<&'a [u8]>,
+    },
+    Delete {
+        collection: CollectionId,
+        key: &'a [u8],
+    },
+}
+
+impl Operation<'_> {
+    pub(crate) fn collection(&self) -> CollectionId {
+        match self {
+            Self::Put { collection, .. } | Self::Delete { collection, .. } => *collection,
+        }
+    }
+}
+
+/// Reads a batch's payload, calling `visit` with each operation's position.
+/// The inner error is a sentence on what does not fit; nothing is allocated.
+pub(crate) fn decode<'a, E>(
+    payload: &'a [u8],
+    mut visit: impl FnMut(u32, Operation<'a>) -> std::result::Result<(), E>,
+) -> std::result::Result<std::result::Result<(), E>, &'static str> {
+    let mut rest = Reader(payload);
+    let ops = rest.u32().ok_or("a batch shorter than its prefix")?;
+    if rest.u32() != Some(0) {
+        return Err("a batch whose reserved bytes are not zero");
+    }
+    for index in 0..ops {
+        let operation = decode_operation(&mut rest)?;
+        if let Err(error) = visit(index, operation) {
+            return Ok(Err(error));
+        }
+    }
+    if rest.0.is_empty() {
+        Ok(Ok(()))
+    } else {
+        Err("a batch with bytes after its last operation")
+    }
+}
+
+fn decode_operation<'a>(rest: &mut Reader<'a>) -> std::result::Result<Operation<'a>, &'static str> {
+    const SHORT: &str = "a batch that ends inside an operation";
+    let kind = rest.u8().ok_or(SHORT)?;
+    let flags = rest.u8().ok_or(SHORT)?;
+    let key_len = usize::from(rest.u16().ok_or(SHORT)?);
+    let collection = CollectionId(rest.u32().ok_or(SHORT)?);
+    let payload_len = rest.u32().ok_or(SHORT)? as usize;
+    let components = rest.u32().ok_or(SHORT)? as usize;
+    if key_len == 0 || payload_len > MAX_PAYLOAD_BYTES || flags & !HAS_PAYLOAD != 0 {
+        return Err("a batch operation with lengths or flags that no writer makes");
+    }
+    let key = rest.take(key_len).ok_or(SHORT)?;
+    let payload = rest.take(payload_len).ok_or(SHORT)?;
+    rest.take(pad(key_len + payload_len).len()).ok_or(SHORT)?;
+    let vector = rest
+        .take(components.checked_mul(4).ok_or(SHORT)?)
+        .ok_or(SHORT)?;
+    match (kind, flags & HAS_PAYLOAD != 0) {
+        (PUT, has) if has || payload.is_empty() => Ok(Operation::Put {
+            collection,
+            key,
+            vector,
+            payload: has.then_some(payload),
+        }),
+        (DELETE, false) if payload.is_empty() && vector.is_empty() => {
+            Ok(Operation::Delete { collection, key })
+        }
+        _ => Err("a batch operation of a kind that this release does not know"),
+    }
+}
+
+/// Bounds-checked little-endian reading, shared with the manifest's codec.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(len)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    pub(crate) fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+/// A payload's owned form in a memtable.
+pub(crate) fn shared_payload(payload: Option<&[u8]>) -> Option<Arc<[u8]>> {
+    payload.map(Arc::from)
+}

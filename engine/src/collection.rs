@@ -1,0 +1,184 @@
+//! The handle of one collection.
+//!
+//! Owns nothing but a name for part of a database: every method delegates.
+
+use std::ops::RangeBounds;
+use std::sync::Arc;
+
+use esker_segment::{CollectionId, Key, Metric, SeqNo};
+
+use crate::batch::WriteBatch;
+use crate::core::CollectionInfo;
+use crate::db::Handle;
+use crate::error::Result;
+use crate::options::{SearchOptions, WriteOptions};
+use crate::read::{Reader, Record, SearchResult};
+use crate::scan::{Scan, prefix_range};
+
+/// One named set of rows of a fixed dimension and metric. Cheap to clone; all
+/// clones are the same collection.
+#[derive(Clone)]
+pub struct Collection {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) info: Arc<CollectionInfo>,
+}
+
+impl Collection {
+    /// The name it was created with.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// Its id, unique for the life of the database.
+    #[must_use]
+    pub fn id(&self) -> CollectionId {
+        self.info.id
+    }
+
+    /// Components of each vector.
+    #[must_use]
+    pub fn dimension(&self) -> u32 {
+        self.info.dimension
+    }
+
+    /// How distances are computed.
+    #[must_use]
+    pub fn metric(&self) -> Metric {
+        self.info.metric
+    }
+
+    pub(crate) fn info(&self) -> &Arc<CollectionInfo> {
+        &self.info
+    }
+
+    pub(crate) fn database_identity(&self) -> usize {
+        self.handle.core.identity()
+    }
+
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        self.handle.core.check_writable()?;
+        self.info.check_writable()
+    }
+
+    /// Adds or replaces a row, with the database's default durability. Returns
+    /// the write's SeqNo.
+    ///
+    /// # Errors
+    /// `Invalid` for a key or vector that breaks a rule; otherwise as `Db::write`.
+    pub fn put(&self, key: impl Into<Key>, vector: &[f32]) -> Result<SeqNo> {
+        let mut batch = WriteBatch::new();
+        batch.put(self, key, vector)?;
+        self.write(batch)
+    }
+
+    /// As [`Collection::put`], with a payload of up to 16 MiB.
+    ///
+    /// # Errors
+    /// As [`Collection::put`].
+    pub fn put_with_payload(
+        &self,
+        key: impl Into<Key>,
+        vector: &[f32],
+        payload: &[u8],
+    ) -> Result<SeqNo> {
+        let mut batch = WriteBatch::new();
+        batch.put_with_payload(self, key, vector, payload)?;
+        self.write(batch)
+    }
+
+    /// Deletes a key; one that is absent is fine.
+    ///
+    /// # Errors
+    /// `Invalid` for an empty or oversized key; otherwise as `Db::write`.
+    pub fn delete(&self, key: impl Into<Key>) -> Result<SeqNo> {
+        let mut batch = WriteBatch::new();
+        batch.delete(self, key)?;
+        self.write(batch)
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<SeqNo> {
+        self.handle.write(batch, WriteOptions::new(), true)
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Reader<'_>) -> Result<T>) -> Result<T> {
+        self.handle.core.check_open()?;
+        let (view, at) = self.handle.core.published.get();
+        read(&Reader::new(&view, at, &self.info)?)
+    }
+
+    /// The row of a key, if there is one.
+    ///
+    /// # Errors
+    /// `Corruption` or `Io` when a segment cannot be read, `Closed`, `Invalid` once
+    /// the collection was dropped.
+    pub fn get(&self, key: impl Into<Key>) -> Result<Option<Record>> {
+        let key = key.into();
+        self.read(|reader| reader.get(&key))
+    }
+
+    /// Whether the key has a row.
+    ///
+    /// # Errors
+    /// As [`Collection::get`].
+    pub fn contains(&self, key: impl Into<Key>) -> Result<bool> {
+        let key = key.into();
+        self.read(|reader| reader.contains(&key))
+    }
+
+    /// The exact number of rows. Costs a lookup for each key not flushed yet.
+    ///
+    /// # Errors
+    /// As [`Collection::get`].
+    pub fn len(&self) -> Result<u64> {
+        self.read(|reader| reader.len())
+    }
+
+    /// Whether there is no row.
+    ///
+    /// # Errors
+    /// As [`Collection::get`].
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The nearest rows to `query`, a vector of the collection's dimension; exact.
+    /// Ties in distance are ordered by key.
+    ///
+    /// # Errors
+    /// `Invalid` for k = 0 or a query that no row could be; otherwise as
+    /// [`Collection::get`].
+    pub fn search(&self, query: &[f32], options: &SearchOptions) -> Result<SearchResult> {
+        self.read(|reader| reader.search(query, options))
+    }
+
+    /// The rows of a key range as of now, in key order. Writes made while it is
+    /// read do not show.
+    ///
+    /// # Errors
+    /// As [`Collection::get`]; each item may fail alike.
+    pub fn scan(&self, range: impl RangeBounds<Key>) -> Result<Scan> {
+        self.handle.core.check_open()?;
+        let (view, at) = self.handle.core.published.get();
+        let (start, end) = (range.start_bound().cloned(), range.end_bound().cloned());
+        Scan::new(view, at, Arc::clone(&self.info), start, end)
+    }
+
+    /// The rows whose keys begin with `prefix`, in key order.
+    ///
+    /// # Errors
+    /// As [`Collection::scan`].
+    pub fn prefix(&self, prefix: &[u8]) -> Result<Scan> {
+        self.scan(prefix_range(prefix))
+    }
+}
+
+impl std::fmt::Debug for Collection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collection")
+            .field("name", &self.info.name)
+            .field("dimension", &self.info.dimension)
+            .field("metric", &self.info.metric)
+            .finish_non_exhaustive()
+    }
+}

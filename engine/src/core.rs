@@ -1,0 +1,200 @@
+//! The state that every handle of one open database shares.
+//!
+//! Owns the parts and the order in which their locks may be taken:
+//! `flushing`, then `compacting`, then `manifest` (the commit lock), then the
+//! rest, each briefly. Invariants: every durable change of state goes through
+//! [`Core::commit`]; once poisoned, no write, flush or merge is begun.
+//! Must not know: the public handles.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use esker_segment::{CollectionId, Metric, SeqNo};
+use esker_wal::GroupCommit;
+use parking_lot::{Mutex, RwLock};
+
+use crate::background::Signals;
+use crate::env::{Env, Storage, StorageLock};
+use crate::error::{Error, Result};
+use crate::gc::Garbage;
+use crate::manifest::{CommitError, Edit, Field, Manifest};
+use crate::memory::MemoryBudget;
+use crate::memtable::Memtable;
+use crate::options::Options;
+use crate::recovery::RecoveryReport;
+use crate::segments::SegmentOpener;
+use crate::snapshot::SnapshotRegistry;
+use crate::stats::Counters;
+use crate::view::Published;
+use crate::write::log::{FileNumbers, Log};
+use crate::write::pipeline::PipelineState;
+use crate::write::ticket::DurableWaiters;
+
+/// A collection as its handles know it.
+#[derive(Debug)]
+pub(crate) struct CollectionInfo {
+    pub(crate) id: CollectionId,
+    pub(crate) name: String,
+    pub(crate) dimension: u32,
+    pub(crate) metric: Metric,
+    pub(crate) dropped: AtomicBool,
+    /// Set when a flush met damage in this collection: it takes no more writes,
+    /// because they could never leave the log.
+    pub(crate) damaged: Mutex<Option<Error>>,
+}
+
+impl CollectionInfo {
+    /// That writes to the collection can be taken.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.dropped.load(Ordering::Acquire) {
+            return Err(Error::Invalid(format!(
+                "collection {:?} was dropped; create it again",
+                self.name
+            )));
+        }
+        self.damaged.lock().clone().map_or(Ok(()), Err)
+    }
+}
+
+/// One open database.
+pub(crate) struct Core {
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) numbers: Arc<FileNumbers>,
+    pub(crate) log: Log,
+    pub(crate) group: GroupCommit<Core>,
+    pub(crate) pipeline: PipelineState,
+    pub(crate) published: Published,
+    pub(crate) collections: RwLock<BTreeMap<CollectionId, Arc<CollectionInfo>>>,
+    /// The commit lock.
+    pub(crate) manifest: Mutex<Manifest>,
+    pub(crate) flushing: Mutex<()>,
+    pub(crate) compacting: Mutex<()>,
+    pub(crate) budget: Arc<MemoryBudget>,
+    pub(crate) garbage: Arc<Garbage>,
+    pub(crate) opener: SegmentOpener,
+    pub(crate) snapshots: SnapshotRegistry,
+    pub(crate) waiters: DurableWaiters,
+    pub(crate) counters: Counters,
+    pub(crate) signals: Signals,
+    /// The last failure of each thread that a retry may mend, until one succeeds.
+    pub(crate) failures: Mutex<BTreeMap<&'static str, Error>>,
+    pub(crate) report: RecoveryReport,
+    pub(crate) poison: OnceLock<String>,
+    pub(crate) closed: AtomicBool,
+    /// Asks running merges to give up.
+    pub(crate) cancel: AtomicBool,
+    /// Held until the last handle and thread are gone, or until `close`.
+    pub(crate) lock: Mutex<Option<Box<dyn StorageLock>>>,
+}
+
+impl Core {
+    pub(crate) fn storage(&self) -> &dyn Storage {
+        self.env.storage()
+    }
+
+    /// Identity of this open handle, for telling databases apart in a batch.
+    pub(crate) fn identity(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        match self.poison.get() {
+            Some(cause) => Err(Error::Poisoned {
+                cause: cause.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses every later write, and returns the error that says so.
+    pub(crate) fn poison(&self, cause: String) -> Error {
+        let cause = self.poison.get_or_init(|| cause).clone();
+        self.budget.wake();
+        let error = Error::Poisoned { cause };
+        self.waiters.fail(&error);
+        error
+    }
+
+    /// Makes an edit durable. The manifest guard proves that the commit lock is
+    /// held. The counters that every edit carries are added here.
+    pub(crate) fn commit(
+        &self,
+        manifest: &mut Manifest,
+        fields: Vec<Field>,
+    ) -> std::result::Result<(), CommitError> {
+        self.check_writable().map_err(CommitError::Clean)?;
+        self.commit_unchecked(manifest, fields)
+    }
+
+    /// As [`Core::commit`], also while the database closes.
+    pub(crate) fn commit_unchecked(
+        &self,
+        manifest: &mut Manifest,
+        mut fields: Vec<Field>,
+    ) -> std::result::Result<(), CommitError> {
+        fields.push(Field::NextFile(self.numbers.peek()));
+        fields.push(Field::LastSeqNo(SeqNo(
+            self.group.next_seqno().saturating_sub(1),
+        )));
+        let before = manifest.state().deletion_files();
+        let result = manifest.commit(&*self.env, &self.dir, &Edit(fields), || self.numbers.take());
+        match result {
+            Ok(()) => {
+                let after = manifest.state().deletion_files();
+                for file in before.difference(&after) {
+                    self.garbage
+                        .add(crate::files::FileName::Deletions(*file).path(&self.dir));
+                }
+                Ok(())
+            }
+            Err(CommitError::Unknown(error)) => {
+                Err(CommitError::Unknown(self.poison(error.to_string())))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// An empty memtable for a collection, charged to the budget.
+    pub(crate) fn new_memtable(&self, info: &CollectionInfo) -> Arc<Memtable> {
+        Arc::new(Memtable::new(
+            info.dimension,
+            info.metric,
+            self.budget.charge(0),
+        ))
+    }
+
+    /// The first damage that keeps a collection from being flushed.
+    pub(crate) fn check_undamaged(&self) -> Result<()> {
+        let collections = self.collections.read();
+        collections
+            .values()
+            .find_map(|info| info.damaged.lock().clone())
+            .map_or(Ok(()), Err)
+    }
+
+    /// The handle's information on a live collection.
+    pub(crate) fn find_collection(&self, name: &str) -> Option<Arc<CollectionInfo>> {
+        self.collections
+            .read()
+            .values()
+            .find(|info| info.name == name)
+            .cloned()
+    }
+
+    pub(crate) fn info(&self, id: CollectionId) -> Option<Arc<CollectionInfo>> {
+        self.collections.read().get(&id).cloned()
+    }
+}

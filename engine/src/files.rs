@@ -1,0 +1,204 @@
+//! Names of files, and the few multi-call effects on them.
+//!
+//! Owns which names are this engine's own, and the one way in which a file
+//! comes to exist under its final name: temporary name, content, sync, rename,
+//! directory sync. Invariant: a name that [`FileName::parse`] does not know is
+//! never touched. Must not know: what is inside the files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::env::{Storage, StorageFile};
+use crate::error::{Error, Result};
+
+pub(crate) const CURRENT: &str = "CURRENT";
+pub(crate) const LOCK: &str = "LOCK";
+
+/// A file that belongs to a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FileName {
+    Current,
+    Lock,
+    Log(u64),
+    Manifest(u64),
+    Segment(u64),
+    Deletions(u64),
+    Temporary,
+}
+
+impl FileName {
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Current => CURRENT.to_owned(),
+            Self::Lock => LOCK.to_owned(),
+            Self::Log(n) => format!("{n:012}.log"),
+            Self::Manifest(n) => format!("{n:012}.manifest"),
+            Self::Segment(n) => format!("{n:012}.segment"),
+            Self::Deletions(n) => format!("{n:012}.deletions"),
+            Self::Temporary => format!("{CURRENT}.tmp"),
+        }
+    }
+
+    pub(crate) fn path(self, dir: &Path) -> PathBuf {
+        dir.join(self.name())
+    }
+
+    /// The file of this name, or `None` for a foreign one.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        match name {
+            CURRENT => return Some(Self::Current),
+            LOCK => return Some(Self::Lock),
+            _ => {}
+        }
+        let (stem, kind) = name.split_once('.')?;
+        if kind == "tmp" && stem == CURRENT {
+            return Some(Self::Temporary);
+        }
+        if stem.len() != 12 || !stem.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        let number = stem.parse().ok()?;
+        match kind {
+            "log" => Some(Self::Log(number)),
+            "manifest" => Some(Self::Manifest(number)),
+            "segment" => Some(Self::Segment(number)),
+            "deletions" => Some(Self::Deletions(number)),
+            "segment.tmp" | "deletions.tmp" => Some(Self::Temporary),
+            _ => None,
+        }
+    }
+
+    /// The number in the name, for the counter that never gives one out twice.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::Log(n) | Self::Manifest(n) | Self::Segment(n) | Self::Deletions(n) => n,
+            Self::Current | Self::Lock | Self::Temporary => 0,
+        }
+    }
+}
+
+/// Sequential writer into a [`StorageFile`] that gathers small writes.
+pub(crate) struct FileOutput {
+    file: Arc<dyn StorageFile>,
+    offset: u64,
+    buffer: Vec<u8>,
+}
+
+const OUTPUT_BUFFER: usize = 1 << 20;
+
+impl FileOutput {
+    pub(crate) fn new(file: Arc<dyn StorageFile>) -> Self {
+        Self {
+            file,
+            offset: 0,
+            buffer: Vec::new(),
+        }
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.file.write_at(self.offset, &self.buffer)?;
+            self.offset += self.buffer.len() as u64;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+}
+
+impl io::Write for FileOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() + bytes.len() > OUTPUT_BUFFER {
+            self.spill()?;
+        }
+        if bytes.len() >= OUTPUT_BUFFER {
+            self.file.write_at(self.offset, bytes)?;
+            self.offset += bytes.len() as u64;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.spill()
+    }
+}
+
+/// Makes a file appear whole and durable under its final name, or not at all:
+/// written under a temporary name, synced, renamed, its directory synced. On an
+/// error the debris is removed as far as that works; the name may or may not
+/// exist, so the caller retries under a number never used before.
+pub(crate) fn publish_file<T>(
+    storage: &dyn Storage,
+    dir: &Path,
+    name: FileName,
+    write: impl FnOnce(&mut FileOutput) -> Result<T>,
+) -> Result<T> {
+    let path = name.path(dir);
+    let temporary = dir.join(format!("{}.tmp", name.name()));
+    let result = (|| {
+        let file = storage
+            .create(&temporary)
+            .map_err(|error| Error::io(&temporary, "creating", error))?;
+        let mut output = FileOutput::new(Arc::clone(&file));
+        let value = write(&mut output)?;
+        output
+            .spill()
+            .map_err(|error| Error::io(&temporary, "writing", error))?;
+        file.sync_data()
+            .map_err(|error| Error::io(&temporary, "syncing", error))?;
+        storage
+            .rename(&temporary, &path)
+            .map_err(|error| Error::io(&path, "renaming", error))?;
+        storage
+            .sync_dir(dir)
+            .map_err(|error| Error::io(dir, "syncing", error))?;
+        Ok(value)
+    })();
+    if result.is_err() {
+        discard(storage, &temporary);
+        discard(storage, &path);
+    }
+    result
+}
+
+/// Removes an output that nothing names. What cannot be removed now is swept at
+/// the next open, so a failure changes nothing.
+pub(crate) fn discard(storage: &dyn Storage, path: &Path) {
+    let _ = storage.remove(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FileName;
+
+    #[test]
+    fn names_are_read_back_and_foreign_ones_are_not_ours() {
+        for name in [
+            FileName::Current,
+            FileName::Lock,
+            FileName::Log(7),
+            FileName::Manifest(u64::from(u32::MAX)),
+            FileName::Segment(999_999_999_999),
+            FileName::Deletions(0),
+            FileName::Temporary,
+        ] {
+            assert_eq!(FileName::parse(&name.name()), Some(name));
+        }
+        for foreign in [
+            "",
+            "notes.txt",
+            "7.log",
+            "00000000000x.log",
+            "CURRENT.bak",
+            "+00000000001.log",
+        ] {
+            assert_eq!(FileName::parse(foreign), None, "{foreign}");
+        }
+        assert_eq!(
+            FileName::parse("000000000001.segment.tmp"),
+            Some(FileName::Temporary)
+        );
+    }
+}

@@ -1,0 +1,307 @@
+//! Turning the oldest frozen memtable of a collection into a segment.
+//!
+//! Owns the build of a flush and its commit. Invariants: memtables of a
+//! collection commit oldest first; every key of the memtable is resolved against
+//! every segment that is live at the commit, so a key never has two live rows;
+//! the log is synced before the edit, so a segment never outruns it; the memtable
+//! is dropped only after the edit is durable. Must not know: merging.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use esker_segment::deletion::DeletionVector;
+use esker_segment::{CollectionId, Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
+
+use crate::core::{CollectionInfo, Core};
+use crate::error::{Error, Result};
+use crate::manifest::{CommitError, Field};
+use crate::memtable::{Entry, Memtable};
+use crate::view::{LiveSegment, SegmentFile, Version};
+
+/// Keys resolved between looks at the index.
+const CHUNK: usize = 1024;
+
+/// What became of every key of a memtable, in key order.
+struct Contents {
+    keys: Vec<(Key, Entry)>,
+    rows: Vec<Row>,
+}
+
+/// Rows that the memtable supersedes, by segment.
+type Superseded = BTreeMap<SegmentId, Vec<Row>>;
+
+impl Core {
+    /// Flushes one frozen memtable if there is one. Nothing is lost on an error:
+    /// the memtable and its log stay.
+    pub(crate) fn flush_step(&self) -> Result<bool> {
+        let _exclusive = self.flushing.lock();
+        self.check_writable()?;
+        let Some((info, memtable, version)) = self.next_flush() else {
+            return Ok(false);
+        };
+        let result = self.flush_memtable(&info, &memtable, &version);
+        if let Err(error @ Error::Corruption { .. }) = &result {
+            // The rows cannot leave the log as long as the segment is damaged.
+            *info.damaged.lock() = Some(error.clone());
+        }
+        result.map(|()| true)
+    }
+
+    /// The frozen memtable that pins the oldest log file.
+    fn next_flush(&self) -> Option<(Arc<CollectionInfo>, Arc<Memtable>, Arc<Version>)> {
+        let (view, _) = self.published.get();
+        let (id, collection) = view
+            .collections
+            .iter()
+            .filter(|(id, c)| {
+                !c.frozen.is_empty() && self.info(**id).is_some_and(|i| i.damaged.lock().is_none())
+            })
+            .min_by_key(|(_, c)| c.frozen.first().map(|m| m.first_log()))?;
+        let memtable = Arc::clone(collection.frozen.first()?);
+        Some((self.info(*id)?, memtable, Arc::clone(&collection.version)))
+    }
+
+    fn flush_memtable(
+        &self,
+        info: &CollectionInfo,
+        memtable: &Memtable,
+        base: &Version,
+    ) -> Result<()> {
+        let contents = contents(memtable);
+        let mut superseded = Superseded::new();
+        for segment in &base.segments {
+            resolve(&contents, segment, &mut superseded)?;
+        }
+        let output = if contents.rows.is_empty() {
+            None
+        } else {
+            let source = MemtableRows {
+                memtable,
+                contents: &contents,
+            };
+            Some(self.write_segment(info, &source)?)
+        };
+        self.commit_flush(info.id, memtable, base, &contents, superseded, output)
+    }
+
+    fn commit_flush(
+        &self,
+        id: CollectionId,
+        memtable: &Memtable,
+        base: &Version,
+        contents: &Contents,
+        mut superseded: Superseded,
+        output: Option<SegmentFile>,
+    ) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        let (view, _) = self.published.get();
+        let Some(collection) = view.collections.get(&id) else {
+            // Dropped meanwhile: the output is nobody's.
+            self.discard_output(output);
+            return Ok(());
+        };
+        let known: Vec<_> = base.segments.iter().map(LiveSegment::id).collect();
+        for segment in collection
+            .version
+            .segments
+            .iter()
+            .filter(|s| !known.contains(&s.id()))
+        {
+            resolve(contents, segment, &mut superseded)?;
+        }
+        self.sync_log()?;
+        let changed = changed_deletions(&collection.version, &superseded);
+        let mut fields = self.write_deletions(id, &changed)?;
+        if let Some(output) = &output {
+            fields.push(Field::AddSegment(id, output.meta));
+        }
+        let through = memtable.last_seqno();
+        fields.push(Field::Flushed(id, through));
+        let first_log = self.first_log_without(Some(memtable));
+        fields.push(Field::FirstLog(first_log));
+        if let Err(error) = self.commit(&mut manifest, fields) {
+            return Err(self.uncommitted(error, output));
+        }
+        self.published.update(|view| {
+            let Some(collection) = view.collections.get_mut(&id) else {
+                return;
+            };
+            collection
+                .frozen
+                .retain(|m| !std::ptr::eq(Arc::as_ptr(m), memtable));
+            let mut version = Version::clone(&collection.version);
+            apply_deletions(&mut version, &changed);
+            version.segments.extend(output.map(|file| LiveSegment {
+                file: Arc::new(file),
+                deleted: Arc::default(),
+            }));
+            collection.version = Arc::new(version);
+        });
+        drop(manifest);
+        memtable.charge().release_to_pins();
+        self.log
+            .release_below(first_log)
+            .into_iter()
+            .for_each(|path| self.garbage.add(path));
+        self.counters.flushed();
+        self.signals.compact.notify();
+        Ok(())
+    }
+
+    /// The oldest log file that any memtable but `without` needs.
+    pub(crate) fn first_log_without(&self, without: Option<&Memtable>) -> u64 {
+        // Read before the memtables: a group that is logged but not yet applied
+        // is in the file that is current now, or in a later one.
+        let (current, _) = self.log.end();
+        let (view, _) = self.published.get();
+        view.collections
+            .values()
+            .flat_map(|c| c.memtables())
+            .filter(|m| !without.is_some_and(|w| std::ptr::eq(Arc::as_ptr(m), w)))
+            .map(|m| m.first_log())
+            .fold(current, u64::min)
+    }
+
+    /// What an edit's failure means for an output that it was to name.
+    pub(crate) fn uncommitted(&self, error: CommitError, output: Option<SegmentFile>) -> Error {
+        match error {
+            CommitError::Clean(error) => {
+                self.discard_output(output);
+                error
+            }
+            // A crash now may reveal the edit: what it names stays.
+            CommitError::InDoubt(error) | CommitError::Unknown(error) => error,
+        }
+    }
+
+    pub(crate) fn discard_output(&self, output: Option<SegmentFile>) {
+        if let Some(output) = output {
+            output.pin.mark_obsolete();
+        }
+    }
+}
+
+/// The newest entry of every key.
+fn contents(memtable: &Memtable) -> Contents {
+    let mut keys: Vec<(Key, Entry)> = Vec::new();
+    loop {
+        let from = keys
+            .last()
+            .map_or(Bound::Unbounded, |(key, _)| Bound::Excluded(key));
+        let (mut chunk, done) = memtable.keys_from(from, SeqNo(u64::MAX), CHUNK);
+        keys.append(&mut chunk);
+        if done {
+            break;
+        }
+    }
+    let rows = keys
+        .iter()
+        .filter_map(|(_, entry)| match entry {
+            Entry::Put(row) => Some(*row),
+            Entry::Tombstone => None,
+        })
+        .collect();
+    Contents { keys, rows }
+}
+
+/// Adds the live rows of `segment` whose keys the memtable replaces or deletes.
+fn resolve(contents: &Contents, segment: &LiveSegment, out: &mut Superseded) -> Result<()> {
+    let file = &segment.file;
+    let mut rows = Vec::new();
+    for (key, _) in &contents.keys {
+        let found = file
+            .segment
+            .find(key)
+            .map_err(|error| Error::in_segment(file.pin.path(), error))?;
+        rows.extend(found.filter(|&row| segment.is_live(row)));
+    }
+    if !rows.is_empty() {
+        out.insert(segment.id(), rows);
+    }
+    Ok(())
+}
+
+/// The deletion vectors that differ from the version's.
+pub(crate) fn changed_deletions(
+    version: &Version,
+    superseded: &Superseded,
+) -> BTreeMap<SegmentId, Arc<DeletionVector>> {
+    version
+        .segments
+        .iter()
+        .filter_map(|segment| {
+            let rows = superseded.get(&segment.id())?;
+            Some((
+                segment.id(),
+                Arc::new(segment.deleted.with(rows.iter().copied())),
+            ))
+        })
+        .collect()
+}
+
+/// Puts changed deletion vectors in their places.
+pub(crate) fn apply_deletions(
+    version: &mut Version,
+    changed: &BTreeMap<SegmentId, Arc<DeletionVector>>,
+) {
+    for segment in &mut version.segments {
+        if let Some(deleted) = changed.get(&segment.id()) {
+            segment.deleted = Arc::clone(deleted);
+        }
+    }
+}
+
+/// A memtable's live rows, in key order, as a segment's rows.
+struct MemtableRows<'a> {
+    memtable: &'a Memtable,
+    contents: &'a Contents,
+}
+
+impl RowSource for MemtableRows<'_> {
+    fn rows(&self) -> u32 {
+        // A memtable holds at most u32::MAX rows.
+        self.contents.rows.len() as u32
+    }
+
+    fn key_order(&self) -> Option<&[u32]> {
+        None
+    }
+
+    fn vector(&self, row: Row) -> std::result::Result<Cow<'_, [f32]>, SegmentError> {
+        self.memtable
+            .vector(self.place(row)?)
+            .map(Cow::Borrowed)
+            .ok_or_else(missing)
+    }
+
+    fn key(&self, row: Row) -> std::result::Result<Cow<'_, [u8]>, SegmentError> {
+        self.memtable
+            .key(self.place(row)?)
+            .map(Cow::Borrowed)
+            .ok_or_else(missing)
+    }
+
+    fn seqno(&self, row: Row) -> std::result::Result<SeqNo, SegmentError> {
+        self.memtable.seqno(self.place(row)?).ok_or_else(missing)
+    }
+
+    fn payload(&self, row: Row) -> std::result::Result<Option<Cow<'_, [u8]>>, SegmentError> {
+        Ok(self.memtable.payload(self.place(row)?).map(Cow::Borrowed))
+    }
+}
+
+impl MemtableRows<'_> {
+    fn place(&self, row: Row) -> std::result::Result<Row, SegmentError> {
+        self.contents
+            .rows
+            .get(row.0 as usize)
+            .copied()
+            .ok_or_else(missing)
+    }
+}
+
+fn missing() -> SegmentError {
+    SegmentError::Invalid("a row that the memtable does not have".into())
+}

@@ -1,0 +1,68 @@
+//! Removing files that nothing needs.
+//!
+//! Owns the list of file names to remove. Invariants: a name gets here only after
+//! a durable manifest stopped naming it; a segment's only after its last reader is
+//! gone. A removal that fails is tried again at the next open, which sweeps.
+//! Must not know: why a file became unneeded.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::env::Storage;
+
+/// Names that are to be removed.
+#[derive(Default)]
+pub(crate) struct Garbage(Mutex<Vec<PathBuf>>);
+
+impl Garbage {
+    pub(crate) fn add(&self, path: PathBuf) {
+        self.0.lock().push(path);
+    }
+
+    /// Removes what has gathered; true if there was something.
+    pub(crate) fn collect(&self, storage: &dyn Storage) -> bool {
+        let paths = std::mem::take(&mut *self.0.lock());
+        for path in &paths {
+            // What stays is swept at the next open.
+            let _ = storage.remove(path);
+        }
+        !paths.is_empty()
+    }
+}
+
+/// Holds a file's name in place until it is obsolete and this is dropped.
+pub(crate) struct FilePin {
+    path: PathBuf,
+    obsolete: AtomicBool,
+    garbage: Arc<Garbage>,
+}
+
+impl FilePin {
+    pub(crate) fn new(path: PathBuf, garbage: &Arc<Garbage>) -> Self {
+        Self {
+            path,
+            obsolete: AtomicBool::new(false),
+            garbage: Arc::clone(garbage),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    /// The manifest durably stopped naming the file.
+    pub(crate) fn mark_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for FilePin {
+    fn drop(&mut self) {
+        if *self.obsolete.get_mut() {
+            self.garbage.add(std::mem::take(&mut self.path));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! `CURRENT`: which manifest is the live one, and where a clean close left it.
+//!
+//! Owns its 64 bytes and how they are replaced. Invariants: replaced only by
+//! write, sync, rename, directory sync; sealed only by a clean close, unsealed
+//! before the first write after it. Must not know: edits.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `ESKERCUR` |
+//! | 8 | 4 | format version |
+//! | 12 | 4 | flags: bit 0 sealed |
+//! | 16 | 8 | manifest number |
+//! | 24 | 16 | manifest file id |
+//! | 40 | 8 | sealed: manifest length |
+//! | 48 | 4 | sealed: manifest chain CRC |
+//! | 52 | 4 | zero |
+//! | 56 | 8 | XXH3-64 of the bytes before |
+#![deny(clippy::indexing_slicing)]
+
+use std::io;
+use std::path::Path;
+
+use esker_segment::FileId;
+use esker_wal::LogEnd;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::batch::Reader;
+use crate::env::Storage;
+use crate::error::{Error, Result};
+use crate::files::FileName;
+
+const MAGIC: [u8; 8] = *b"ESKERCUR";
+const FORMAT_VERSION: u32 = 1;
+const SEALED: u32 = 1;
+pub(crate) const CURRENT_LEN: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Current {
+    pub(crate) manifest: u64,
+    pub(crate) file_id: FileId,
+    /// Where the manifest ends, known after a clean close only.
+    pub(crate) sealed: Option<LogEnd>,
+}
+
+/// How far a replacement of `CURRENT` got before it failed.
+#[derive(Debug)]
+pub(crate) enum ReplaceError {
+    /// The old one is in place.
+    Unchanged(Error),
+    /// Either may be there after a crash.
+    Unknown(Error),
+}
+
+impl Current {
+    pub(crate) fn encode(&self) -> [u8; CURRENT_LEN] {
+        let flags = if self.sealed.is_some() { SEALED } else { 0 };
+        let end = self.sealed.unwrap_or(LogEnd {
+            offset: 0,
+            chain_crc: 0,
+        });
+        let mut bytes = Vec::with_capacity(CURRENT_LEN);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&flags.to_le_bytes());
+        bytes.extend_from_slice(&self.manifest.to_le_bytes());
+        bytes.extend_from_slice(&self.file_id.0);
+        bytes.extend_from_slice(&end.offset.to_le_bytes());
+        bytes.extend_from_slice(&end.chain_crc.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());
+        let mut fixed = [0; CURRENT_LEN];
+        fixed.copy_from_slice(&bytes);
+        fixed
+    }
+
+    pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
+        let damaged = |what: &str| Error::corruption(path, 0, what);
+        let mut rest = Reader(bytes);
+        let body = bytes.get(..CURRENT_LEN - 8);
+        let (Some(body), true) = (body, bytes.len() == CURRENT_LEN) else {
+            return Err(damaged("it is not 64 bytes long"));
+        };
+        if rest.array() != Some(MAGIC) {
+            return Err(damaged("it does not begin as CURRENT does"));
+        }
+        let hash = bytes
+            .get(CURRENT_LEN - 8..)
+            .and_then(|tail| Reader(tail).u64());
+        if hash != Some(xxh3_64(body)) {
+            return Err(damaged("its checksum does not match"));
+        }
+        let version = rest.u32();
+        let flags = rest.u32();
+        if version != Some(FORMAT_VERSION) || flags.is_none_or(|f| f & !SEALED != 0) {
+            return Err(Error::Incompatible {
+                file: path.to_owned(),
+                what: "written by a newer release; open it with that one".into(),
+            });
+        }
+        (|| {
+            let manifest = rest.u64()?;
+            let file_id = FileId(rest.array()?);
+            let end = LogEnd {
+                offset: rest.u64()?,
+                chain_crc: rest.u32()?,
+            };
+            let sealed = (flags? & SEALED != 0).then_some(end);
+            Some(Self {
+                manifest,
+                file_id,
+                sealed,
+            })
+        })()
+        .ok_or_else(|| damaged("it is too short"))
+    }
+
+    /// Reads the live one, or `None` where there is none.
+    pub(crate) fn read(storage: &dyn Storage, dir: &Path) -> Result<Option<Self>> {
+        let path = FileName::Current.path(dir);
+        let file = match storage.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|error| Error::io(&path, "opening", error))?,
+        };
+        // One byte more than it may have, so that a longer one is seen.
+        let mut bytes = [0; CURRENT_LEN + 1];
+        let len = file
+            .read_at(0, &mut bytes)
+            .map_err(|error| Error::io(&path, "reading", error))?;
+        Self::decode(bytes.get(..len).unwrap_or(&bytes), &path).map(Some)
+    }
+
+    /// Puts this one in the place of the live one.
+    pub(crate) fn replace(
+        &self,
+        storage: &dyn Storage,
+        dir: &Path,
+    ) -> std::result::Result<(), ReplaceError> {
+        let temporary = FileName::Temporary.path(dir);
+        let path = FileName::Current.path(dir);
+        let prepared = (|| {
+            match storage.remove(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let file = storage.create(&temporary)?;
+            file.write_at(0, &self.encode())?;
+            file.sync_data()
+        })();
+        prepared
+            .map_err(|error| ReplaceError::Unchanged(Error::io(&temporary, "writing", error)))?;
+        storage
+            .rename(&temporary, &path)
+            .and_then(|()| storage.sync_dir(dir))
+            .map_err(|error| ReplaceError::Unknown(Error::io(&path, "replacing", error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_back_and_every_flipped_bit_is_seen() {
+        let current = Current {
+            manifest: 12,
+            file_id: FileId([9; 16]),
+            sealed: Some(LogEnd {
+                offset: 4_096,
+                chain_crc: 77,
+            }),
+        };
+        let path = Path::new("CURRENT");
+        let bytes = current.encode();
+        assert_eq!(Current::decode(&bytes, path).expect("whole"), current);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Current::decode(&flipped, path).is_err(), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(
+                Current::decode(&bytes[..len], path).is_err(),
+                "length {len}"
+            );
+        }
+    }
+}

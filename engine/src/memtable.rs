@@ -1,0 +1,295 @@
+//! Rows that no segment holds yet.
+//!
+//! Owns the in-memory rows of one collection: vectors in append-only blocks that
+//! readers scan without locks, and an ordered concurrent index on (key,
+//! descending SeqNo), so that every older SeqNo still reads what it saw.
+//! Invariants: one sequenced writer (the leader of a commit group) appends, in
+//! SeqNo order; a row becomes reachable only after it is whole; a frozen
+//! memtable never changes. Must not know: the log, segments, durability.
+
+use std::cmp::Ordering as Order;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_skiplist::SkipMap;
+use esker_segment::arena::{AppendRows, RowsReader};
+use esker_segment::distance::{Query, inverse_norm};
+use esker_segment::{Key, Metric, Row, SeqNo};
+use parking_lot::Mutex;
+
+use crate::batch::shared_payload;
+use crate::memory::Charge;
+use crate::top_k::TopK;
+
+/// Estimated heap bytes of one index entry beside its key: node, tower, value.
+const INDEX_ENTRY_BYTES: usize = 112;
+/// Heap bytes of one row's entry in `rows` beside key and payload.
+const ROW_ENTRY_BYTES: usize = std::mem::size_of::<RowEntry>() + 8;
+
+pub(crate) struct Memtable {
+    metric: Metric,
+    vectors: RowsReader,
+    rows: boxcar::Vec<RowEntry>,
+    index: SkipMap<Versioned, Entry>,
+    writer: Mutex<AppendRows>,
+    first_log: AtomicU64,
+    last_seqno: AtomicU64,
+    heap: AtomicUsize,
+    charge: Charge,
+}
+
+struct RowEntry {
+    key: Key,
+    seqno: SeqNo,
+    payload: Option<Arc<[u8]>>,
+    inverse_norm: f32,
+}
+
+/// A key at a SeqNo; the newest of a key comes first.
+#[derive(PartialEq, Eq)]
+struct Versioned {
+    key: Key,
+    seqno: SeqNo,
+}
+
+impl Ord for Versioned {
+    fn cmp(&self, other: &Self) -> Order {
+        self.key.cmp(&other.key).then(other.seqno.cmp(&self.seqno))
+    }
+}
+
+impl PartialOrd for Versioned {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+/// What a key means at some SeqNo, as far as one memtable knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Put(Row),
+    Tombstone,
+}
+
+/// A row as readers copy it out.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct MemRow {
+    pub(crate) seqno: SeqNo,
+    pub(crate) vector: Vec<f32>,
+    pub(crate) payload: Option<Arc<[u8]>>,
+}
+
+impl Memtable {
+    /// An empty memtable for vectors of `dimension` components that expects
+    /// about `expected_bytes` of them, charged to `charge`.
+    pub(crate) fn new(dimension: u32, metric: Metric, charge: Charge) -> Self {
+        let writer = AppendRows::new(dimension as usize);
+        Self {
+            metric,
+            vectors: writer.reader(),
+            rows: boxcar::Vec::new(),
+            index: SkipMap::new(),
+            writer: Mutex::new(writer),
+            first_log: AtomicU64::new(u64::MAX),
+            last_seqno: AtomicU64::new(0),
+            heap: AtomicUsize::new(0),
+            charge,
+        }
+    }
+
+    /// Appends a row. The vector is `dimension * 4` little-endian bytes, already
+    /// validated. Called by the sequenced writer only, with rising SeqNos.
+    /// Returns false, changing nothing visible, if the rows are exhausted or the
+    /// length is wrong.
+    pub(crate) fn put(
+        &self,
+        seqno: SeqNo,
+        key: &[u8],
+        vector: &[u8],
+        payload: Option<&[u8]>,
+    ) -> bool {
+        let key = Key::new(key);
+        let payload = shared_payload(payload);
+        let mut writer = self.writer.lock();
+        let inverse_norm = match self.metric {
+            Metric::Cosine => inverse_norm(&floats(vector)),
+            _ => 1.0,
+        };
+        let row = writer.len();
+        let bytes = 2 * key.heap_bytes() + payload.as_ref().map_or(0, |p| p.len() + 16);
+        // The entry first: a reader that sees the vector must find it.
+        let at = self.rows.push(RowEntry {
+            key: key.clone(),
+            seqno,
+            payload,
+            inverse_norm,
+        });
+        if at != row as usize || !writer.push_le_bytes(vector) {
+            return false;
+        }
+        let allocated = writer.allocated_bytes();
+        drop(writer);
+        self.index
+            .insert(Versioned { key, seqno }, Entry::Put(Row(row)));
+        self.account(
+            seqno,
+            allocated,
+            bytes + ROW_ENTRY_BYTES + INDEX_ENTRY_BYTES,
+        );
+        true
+    }
+
+    /// Records that a key is gone, under the same rules as [`Memtable::put`].
+    pub(crate) fn delete(&self, seqno: SeqNo, key: &[u8]) {
+        let key = Key::new(key);
+        let bytes = key.heap_bytes() + INDEX_ENTRY_BYTES;
+        self.index
+            .insert(Versioned { key, seqno }, Entry::Tombstone);
+        let allocated = self.writer.lock().allocated_bytes();
+        self.account(seqno, allocated, bytes);
+    }
+
+    fn account(&self, seqno: SeqNo, allocated: usize, grown: usize) {
+        let heap = self.heap.fetch_add(grown, Ordering::Relaxed) + grown;
+        self.charge.set(heap + allocated);
+        self.last_seqno.store(seqno.0, Ordering::Release);
+    }
+
+    /// Remembers the log file that holds the first of these rows.
+    pub(crate) fn note_log(&self, number: u64) {
+        self.first_log.fetch_min(number, Ordering::Relaxed);
+    }
+
+    /// The oldest log file that these rows need, `u64::MAX` when there are none.
+    pub(crate) fn first_log(&self) -> u64 {
+        self.first_log.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last_seqno(&self) -> SeqNo {
+        SeqNo(self.last_seqno.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Bytes that the rows themselves take: what decides when to freeze. The
+    /// charge also counts what is allocated ahead for rows to come.
+    pub(crate) fn used_bytes(&self) -> usize {
+        let vectors = self.vectors.len() as usize * self.vectors.dimension() * 4;
+        self.heap.load(Ordering::Relaxed) + vectors
+    }
+
+    pub(crate) fn charge(&self) -> &Charge {
+        &self.charge
+    }
+
+    /// The newest entry of a key at or before `at`.
+    pub(crate) fn latest(&self, key: &Key, at: SeqNo) -> Option<(SeqNo, Entry)> {
+        let from = Versioned {
+            key: key.clone(),
+            seqno: at,
+        };
+        let entry = self.index.lower_bound(Bound::Included(&from))?;
+        (entry.key().key == *key).then(|| (entry.key().seqno, *entry.value()))
+    }
+
+    pub(crate) fn row(&self, row: Row) -> Option<MemRow> {
+        let entry = self.rows.get(row.0 as usize)?;
+        Some(MemRow {
+            seqno: entry.seqno,
+            vector: self.vectors.row(row.0)?.to_vec(),
+            payload: entry.payload.clone(),
+        })
+    }
+
+    pub(crate) fn vector(&self, row: Row) -> Option<&[f32]> {
+        self.vectors.row(row.0)
+    }
+
+    pub(crate) fn payload(&self, row: Row) -> Option<&[u8]> {
+        self.rows.get(row.0 as usize)?.payload.as_deref()
+    }
+
+    pub(crate) fn key(&self, row: Row) -> Option<&[u8]> {
+        self.rows
+            .get(row.0 as usize)
+            .map(|entry| entry.key.as_bytes())
+    }
+
+    pub(crate) fn seqno(&self, row: Row) -> Option<SeqNo> {
+        self.rows.get(row.0 as usize).map(|entry| entry.seqno)
+    }
+
+    /// Up to `limit` keys from `from` on, each with its newest entry at `at`.
+    /// The flag says whether the memtable had no more.
+    pub(crate) fn keys_from(
+        &self,
+        from: Bound<&Key>,
+        at: SeqNo,
+        limit: usize,
+    ) -> (Vec<(Key, Entry)>, bool) {
+        let start = match from {
+            Bound::Unbounded => Bound::Unbounded,
+            // The newest version of a key sorts first, its oldest last.
+            Bound::Included(key) => Bound::Included(Versioned {
+                key: key.clone(),
+                seqno: SeqNo(u64::MAX),
+            }),
+            Bound::Excluded(key) => Bound::Excluded(Versioned {
+                key: key.clone(),
+                seqno: SeqNo(0),
+            }),
+        };
+        let mut found: Vec<(Key, Entry)> = Vec::new();
+        for entry in self.index.range((start, Bound::Unbounded)) {
+            let Versioned { key, seqno } = entry.key();
+            if *seqno > at || found.last().is_some_and(|(last, _)| last == key) {
+                continue;
+            }
+            if found.len() == limit {
+                return (found, false);
+            }
+            found.push((key.clone(), *entry.value()));
+        }
+        (found, true)
+    }
+
+    /// Offers every row at or before `at` that `live` accepts to `top`.
+    /// `live` is asked only about rows near enough to enter. Returns how many
+    /// distances it computed.
+    pub(crate) fn nearest<L>(
+        &self,
+        query: &Query,
+        at: SeqNo,
+        mut live: impl FnMut(&Key, Row) -> bool,
+        mut locate: impl FnMut(Row) -> L,
+        top: &mut TopK<L>,
+    ) -> u64 {
+        let mut distances = 0;
+        for row in 0..self.vectors.len() {
+            let (Some(entry), Some(vector)) = (self.rows.get(row as usize), self.vectors.row(row))
+            else {
+                break;
+            };
+            if entry.seqno > at {
+                break;
+            }
+            let distance = query.distance(vector, entry.inverse_norm);
+            distances += 1;
+            if top.admits(distance, &entry.key) && live(&entry.key, Row(row)) {
+                top.insert(distance, entry.key.clone(), locate(Row(row)));
+            }
+        }
+        distances
+    }
+}
+
+/// Little-endian bytes as components.
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .chunks_exact(4)
+        .filter_map(|b| Some(f32::from_le_bytes(b.try_into().ok()?)))
+        .collect()
+}

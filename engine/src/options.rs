@@ -1,0 +1,396 @@
+//! Settings, validated once where they enter.
+//!
+//! Owns every default as a named constant with its reason. Invariants: what a
+//! collection is (dimension, metric) is persisted at creation and checked at
+//! open; everything in [`Options`] may differ from one open to the next.
+//! Injected components ([`Env`]) stand apart from data settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use esker_segment::{MAX_DIMENSION, Metric};
+
+use crate::env::{Env, StdEnv};
+use crate::error::{Error, Result};
+
+/// Memory for memtables and builds. A few frozen memtables per core beside the active ones.
+pub const DEFAULT_MEMORY_BUDGET: usize = 256 << 20;
+/// A scan of this much takes about 200 microseconds, the most a search should
+/// spend on unflushed rows (16k rows of 128 dimensions).
+pub const DEFAULT_MEMTABLE_BYTES: usize = 8 << 20;
+/// Large enough that a rotation, which costs two syncs, is rare.
+pub const DEFAULT_LOG_FILE_BYTES: u64 = 64 << 20;
+/// Bounds replay at open, and what an idle collection may pin.
+pub const DEFAULT_MAX_LOG_BYTES: u64 = 512 << 20;
+/// Largest default batch; also never more than a quarter of the memory budget.
+pub const DEFAULT_MAX_BATCH_BYTES: usize = 64 << 20;
+/// Largest payload of one row.
+pub const MAX_PAYLOAD_BYTES: usize = 16 << 20;
+/// Segments of one size class before they are merged: the classic balance of
+/// write amplification against searches that visit every segment.
+pub const DEFAULT_MERGE_WIDTH: usize = 4;
+/// Share of deleted rows at which a segment is rewritten alone.
+pub const DEFAULT_DELETION_RATIO: f64 = 0.3;
+/// Verified blocks kept in memory under [`MapMode::Pread`].
+pub const DEFAULT_BLOCK_CACHE_BYTES: usize = 32 << 20;
+
+/// What an acknowledgement of a write promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On the disk: survives kill and power loss. The default.
+    Sync,
+    /// In the operating system's hands, and on the disk within this time, even
+    /// when no further write comes. A power loss may take the newest writes.
+    Periodic(Duration),
+    /// In the operating system's hands: survives a kill of the process; a power
+    /// loss may take the newest writes, never a hole.
+    Os,
+}
+
+/// Who does the background work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Background {
+    /// Threads of the database's own.
+    Threads,
+    /// Nobody, until `Db::run_background_step` is called; a writer that would
+    /// stall does the work itself. For hosts with their own scheduler, and tests.
+    Manual,
+}
+
+/// How segments are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapMode {
+    /// Memory maps: fastest. A disk that fails a read of a mapped page kills the
+    /// process with SIGBUS, which cannot be turned into an error.
+    Mmap,
+    /// `pread` through a cache of verified blocks: an I/O error is an error.
+    Pread,
+}
+
+/// Settings of a database.
+///
+/// ```
+/// use esker::{Durability, Options};
+/// let options = Options::new()
+///     .memory_budget(128 << 20)
+///     .default_durability(Durability::Os);
+/// assert!(options.validate().is_ok());
+/// assert!(Options::new().memory_budget(1).validate().is_err());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) create_if_missing: bool,
+    pub(crate) default_durability: Durability,
+    pub(crate) memory_budget: usize,
+    pub(crate) memtable_bytes: usize,
+    pub(crate) log_file_bytes: u64,
+    pub(crate) max_log_bytes: u64,
+    pub(crate) max_batch_bytes: Option<usize>,
+    pub(crate) snapshot_memory: Option<usize>,
+    pub(crate) expire_oldest_snapshot: bool,
+    pub(crate) background: Background,
+    pub(crate) map_mode: MapMode,
+    pub(crate) block_cache_bytes: usize,
+    pub(crate) auto_compact: bool,
+    pub(crate) merge_width: usize,
+    pub(crate) deletion_ratio: f64,
+    pub(crate) env: Arc<dyn Env>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            create_if_missing: true,
+            default_durability: Durability::Sync,
+            memory_budget: DEFAULT_MEMORY_BUDGET,
+            memtable_bytes: DEFAULT_MEMTABLE_BYTES,
+            log_file_bytes: DEFAULT_LOG_FILE_BYTES,
+            max_log_bytes: DEFAULT_MAX_LOG_BYTES,
+            max_batch_bytes: None,
+            snapshot_memory: None,
+            expire_oldest_snapshot: false,
+            background: Background::Threads,
+            map_mode: MapMode::Mmap,
+            block_cache_bytes: DEFAULT_BLOCK_CACHE_BYTES,
+            auto_compact: true,
+            merge_width: DEFAULT_MERGE_WIDTH,
+            deletion_ratio: DEFAULT_DELETION_RATIO,
+            env: Arc::new(StdEnv::new()),
+        }
+    }
+}
+
+impl Options {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether opening a directory without a database makes one. Default: yes.
+    #[must_use]
+    pub fn create_if_missing(mut self, yes: bool) -> Self {
+        self.create_if_missing = yes;
+        self
+    }
+
+    /// Durability of writes that name none. Default: [`Durability::Sync`].
+    #[must_use]
+    pub fn default_durability(mut self, durability: Durability) -> Self {
+        self.default_durability = durability;
+        self
+    }
+
+    /// Bytes for memtables and running builds. Writers are slowed near it and
+    /// stalled at it. At least 64 KiB; default [`DEFAULT_MEMORY_BUDGET`].
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.memory_budget = bytes;
+        self
+    }
+
+    /// Bytes of one memtable before it is frozen and flushed. At least 1 KiB, at
+    /// most half of the budget; default [`DEFAULT_MEMTABLE_BYTES`].
+    #[must_use]
+    pub fn memtable_bytes(mut self, bytes: usize) -> Self {
+        self.memtable_bytes = bytes;
+        self
+    }
+
+    /// Bytes of one log file before the next is begun. At least 4 KiB; default
+    /// [`DEFAULT_LOG_FILE_BYTES`].
+    #[must_use]
+    pub fn log_file_bytes(mut self, bytes: u64) -> Self {
+        self.log_file_bytes = bytes;
+        self
+    }
+
+    /// Bytes of all log files together before the collection that pins the
+    /// oldest is flushed. At least two log files; default [`DEFAULT_MAX_LOG_BYTES`].
+    #[must_use]
+    pub fn max_log_bytes(mut self, bytes: u64) -> Self {
+        self.max_log_bytes = bytes;
+        self
+    }
+
+    /// Largest batch in encoded bytes. Default: the smaller of
+    /// [`DEFAULT_MAX_BATCH_BYTES`] and a quarter of the budget.
+    #[must_use]
+    pub fn max_batch_bytes(mut self, bytes: usize) -> Self {
+        self.max_batch_bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes of flushed memtables that snapshots may keep alive; beyond it
+    /// `snapshot()` answers `Busy`. Default: a quarter of the budget.
+    #[must_use]
+    pub fn snapshot_memory(mut self, bytes: usize) -> Self {
+        self.snapshot_memory = Some(bytes);
+        self
+    }
+
+    /// Whether the oldest snapshot is expired, instead of refusing a new one,
+    /// when `snapshot_memory` is exceeded. Default: no.
+    #[must_use]
+    pub fn expire_oldest_snapshot(mut self, yes: bool) -> Self {
+        self.expire_oldest_snapshot = yes;
+        self
+    }
+
+    /// Who flushes and compacts. Default: [`Background::Threads`].
+    #[must_use]
+    pub fn background(mut self, background: Background) -> Self {
+        self.background = background;
+        self
+    }
+
+    /// How segments are read. Default: [`MapMode::Mmap`].
+    #[must_use]
+    pub fn map_mode(mut self, mode: MapMode) -> Self {
+        self.map_mode = mode;
+        self
+    }
+
+    /// Bytes of the block cache under [`MapMode::Pread`]; part of the memory
+    /// budget. Default [`DEFAULT_BLOCK_CACHE_BYTES`] or an eighth of the budget
+    /// if that is less.
+    #[must_use]
+    pub fn block_cache_bytes(mut self, bytes: usize) -> Self {
+        self.block_cache_bytes = bytes;
+        self
+    }
+
+    /// Whether segments are merged in the background. Default: yes.
+    #[must_use]
+    pub fn auto_compact(mut self, yes: bool) -> Self {
+        self.auto_compact = yes;
+        self
+    }
+
+    /// Segments of one size class that trigger a merge; 2 to 64, default
+    /// [`DEFAULT_MERGE_WIDTH`].
+    #[must_use]
+    pub fn merge_width(mut self, segments: usize) -> Self {
+        self.merge_width = segments;
+        self
+    }
+
+    /// Share of deleted rows (0 to 1, exclusive) at which a segment is rewritten;
+    /// default [`DEFAULT_DELETION_RATIO`].
+    #[must_use]
+    pub fn deletion_ratio(mut self, ratio: f64) -> Self {
+        self.deletion_ratio = ratio;
+        self
+    }
+
+    /// The outside world; tests inject a simulated one.
+    #[must_use]
+    pub fn env(mut self, env: Arc<dyn Env>) -> Self {
+        self.env = env;
+        self
+    }
+
+    pub(crate) fn batch_limit(&self) -> usize {
+        self.max_batch_bytes
+            .unwrap_or(DEFAULT_MAX_BATCH_BYTES.min(self.memory_budget / 4))
+    }
+
+    pub(crate) fn snapshot_limit(&self) -> usize {
+        self.snapshot_memory.unwrap_or(self.memory_budget / 4)
+    }
+
+    /// Bytes of the block cache that this database really has.
+    pub(crate) fn cache_limit(&self) -> usize {
+        match self.map_mode {
+            MapMode::Mmap => 0,
+            MapMode::Pread => self.block_cache_bytes.min(self.memory_budget / 8),
+        }
+    }
+
+    /// Bytes that memtables and builds may take.
+    pub(crate) fn memtable_budget(&self) -> usize {
+        self.memory_budget - self.cache_limit()
+    }
+
+    /// Checks every setting against its stated range.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the setting and its range.
+    pub fn validate(&self) -> Result<()> {
+        let check = |ok: bool, text: &str| {
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::invalid(text))
+            }
+        };
+        check(
+            self.memory_budget >= 64 << 10,
+            "memory_budget must be at least 64 KiB",
+        )?;
+        check(
+            (1 << 10..=self.memory_budget / 2).contains(&self.memtable_bytes),
+            "memtable_bytes must be at least 1 KiB and at most half of memory_budget",
+        )?;
+        check(
+            self.log_file_bytes >= 4 << 10,
+            "log_file_bytes must be at least 4 KiB",
+        )?;
+        check(
+            self.max_log_bytes / 2 >= self.log_file_bytes,
+            "max_log_bytes must be at least twice log_file_bytes",
+        )?;
+        check(
+            (1..=esker_wal::MAX_PAYLOAD.min(self.memory_budget / 2)).contains(&self.batch_limit()),
+            "max_batch_bytes must be at least 1, at most 128 MiB and at most half of memory_budget",
+        )?;
+        check(
+            (2..=64).contains(&self.merge_width),
+            "merge_width must be from 2 to 64",
+        )?;
+        check(
+            self.deletion_ratio > 0.0 && self.deletion_ratio < 1.0,
+            "deletion_ratio must lie between 0 and 1, exclusive",
+        )
+    }
+}
+
+/// What a collection is. Fixed when it is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectionOptions {
+    pub(crate) dimension: u32,
+    pub(crate) metric: Metric,
+}
+
+impl CollectionOptions {
+    /// Vectors of `dimension` (1 to 65,535) `f32` components under `metric`.
+    #[must_use]
+    pub fn new(dimension: u32, metric: Metric) -> Self {
+        Self { dimension, metric }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        if (1..=MAX_DIMENSION).contains(&self.dimension) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "a collection's dimension must be from 1 to {MAX_DIMENSION}, not {}",
+            self.dimension
+        )))
+    }
+}
+
+/// Settings of one write.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteOptions {
+    pub(crate) durability: Option<Durability>,
+}
+
+impl WriteOptions {
+    /// The database's defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the acknowledgement promises, instead of the database's default.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = Some(durability);
+        self
+    }
+}
+
+/// Settings of one search.
+#[derive(Clone, Debug)]
+pub struct SearchOptions {
+    pub(crate) k: usize,
+    pub(crate) with_vectors: bool,
+    pub(crate) with_payloads: bool,
+}
+
+impl SearchOptions {
+    /// The `k` nearest rows, `k` at least 1; larger than the collection is clamped.
+    #[must_use]
+    pub fn new(k: usize) -> Self {
+        Self {
+            k,
+            with_vectors: false,
+            with_payloads: false,
+        }
+    }
+
+    /// Whether hits carry their vectors. Default: no.
+    #[must_use]
+    pub fn with_vectors(mut self, yes: bool) -> Self {
+        self.with_vectors = yes;
+        self
+    }
+
+    /// Whether hits carry their payloads. Default: no.
+    #[must_use]
+    pub fn with_payloads(mut self, yes: bool) -> Self {
+        self.with_payloads = yes;
+        self
+    }
+}

@@ -1,0 +1,276 @@
+//! Opening a directory: creating a database in it, or recovering the one there.
+//!
+//! Owns the order of an open: lock; `CURRENT` and manifest; every named file is
+//! there and itself; logs replayed in a chain; the replayed tail written to fresh
+//! log files and synced, because the page cache may hold what the disk does not;
+//! a fresh manifest; only then are unnamed files removed and anything served.
+//! Invariants: until the fresh manifest is in place nothing that the old one names
+//! is touched, so a crash anywhere in here, again and again, loses nothing;
+//! recovering twice equals recovering once. Must not know: threads, writers.
+#![deny(clippy::indexing_slicing)]
+
+mod directory;
+mod replay;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use esker_segment::SeqNo;
+use esker_wal::GroupCommit;
+use parking_lot::{Mutex, RwLock};
+
+use crate::background::Signals;
+use crate::core::{CollectionInfo, Core};
+use crate::env::StorageLock;
+use crate::error::{Error, Result};
+use crate::files::{FileName, discard};
+use crate::gc::Garbage;
+use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
+use crate::memory::MemoryBudget;
+use crate::memtable::Memtable;
+use crate::options::Options;
+use crate::segments::{SegmentOpener, read_deletions};
+use crate::snapshot::SnapshotRegistry;
+use crate::stats::Counters;
+use crate::view::{CollectionView, LiveSegment, Published, ReadView, Version};
+use crate::write::log::{FileNumbers, Log, LogError};
+use crate::write::pipeline::PipelineState;
+use crate::write::ticket::DurableWaiters;
+
+/// What an open found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// The directory held no database; one was made.
+    pub created: bool,
+    /// The last close was clean: log and manifest ended where it said.
+    pub clean: bool,
+    /// Log files read.
+    pub logs: usize,
+    /// Batches in them, flushed ones included.
+    pub batches: u64,
+    /// Operations that no segment held yet.
+    pub operations: u64,
+    /// An incomplete end of the newest log, which no acknowledged `Sync` write
+    /// was in.
+    pub torn_tail: Option<TornTail>,
+    /// Bytes of an incomplete end of the manifest.
+    pub manifest_dropped_bytes: u64,
+    /// Leftover files of this engine that were removed.
+    pub removed_files: usize,
+    /// The last write that was recovered.
+    pub last_seqno: SeqNo,
+}
+
+/// Where a log broke off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// The log file.
+    pub file: PathBuf,
+    /// Where the last whole frame ends.
+    pub offset: u64,
+    /// Bytes after it that were not zero.
+    pub dropped_bytes: u64,
+}
+
+/// What an open builds before there is a [`Core`].
+struct Opening {
+    options: Options,
+    dir: PathBuf,
+    budget: Arc<MemoryBudget>,
+    garbage: Arc<Garbage>,
+    opener: SegmentOpener,
+    report: RecoveryReport,
+    collections: BTreeMap<esker_segment::CollectionId, Arc<CollectionInfo>>,
+    view: ReadView,
+}
+
+/// Opens the database in `dir`.
+pub(crate) fn open(dir: &Path, options: Options) -> Result<Core> {
+    let lock = directory::claim(dir, &options)?;
+    let garbage = Arc::new(Garbage::default());
+    let opening = Opening {
+        dir: dir.to_owned(),
+        budget: MemoryBudget::new(options.memtable_budget()),
+        opener: SegmentOpener::new(&options, dir, &garbage),
+        garbage,
+        report: RecoveryReport::default(),
+        collections: BTreeMap::new(),
+        view: ReadView::default(),
+        options,
+    };
+    match Current::read(opening.storage(), dir)? {
+        Some(current) => opening.recover(current, lock),
+        None => opening.create(lock),
+    }
+}
+
+impl Opening {
+    fn storage(&self) -> &dyn crate::env::Storage {
+        self.options.env.storage()
+    }
+
+    fn create(mut self, lock: Box<dyn StorageLock>) -> Result<Core> {
+        self.report.created = true;
+        let numbers = self.numbers(1)?;
+        let log = self.new_log(&numbers)?;
+        self.finish(numbers, log, ManifestState::default(), lock)
+    }
+
+    fn recover(mut self, current: Current, lock: Box<dyn StorageLock>) -> Result<Core> {
+        let env = Arc::clone(&self.options.env);
+        let replayed = replay_manifest(&*env, &self.dir, &current)?;
+        let state = replayed.state;
+        self.report.clean = current.sealed.is_some();
+        self.report.manifest_dropped_bytes = replayed.dropped_bytes;
+        if self.report.clean && state.seal.is_none() {
+            let path = FileName::Manifest(current.manifest).path(&self.dir);
+            return Err(Error::corruption(
+                &path,
+                replayed.end.offset,
+                "it lacks its last edit",
+            ));
+        }
+        self.open_segments(&state)?;
+        let chain = replay::find_chain(&*env, &self.dir, &state)?;
+        let numbers = self.numbers(state.next_file)?;
+        let log = self.new_log(&numbers)?;
+        let mut state = state;
+        self.replay(&chain, &mut state, &log)?;
+        log.sync().map_err(LogError::into_error)?;
+        self.finish(numbers, log, state, lock)
+    }
+
+    /// Numbers above every one that was ever given out, as far as can be known.
+    fn numbers(&self, next: u64) -> Result<Arc<FileNumbers>> {
+        let names = directory::own_files(self.storage(), &self.dir)?;
+        let highest = names
+            .iter()
+            .map(|(_, name)| name.number())
+            .max()
+            .unwrap_or(0);
+        Ok(Arc::new(FileNumbers::new(next.max(highest + 1))))
+    }
+
+    fn new_log(&self, numbers: &Arc<FileNumbers>) -> Result<Log> {
+        Log::create(
+            Arc::clone(&self.options.env),
+            self.dir.clone(),
+            Arc::clone(numbers),
+            self.options.log_file_bytes,
+        )
+    }
+
+    fn new_memtable(&self, info: &CollectionInfo) -> Arc<Memtable> {
+        Arc::new(Memtable::new(
+            info.dimension,
+            info.metric,
+            self.budget.charge(0),
+        ))
+    }
+
+    /// Opens every segment and deletion vector that the manifest names.
+    fn open_segments(&mut self, state: &ManifestState) -> Result<()> {
+        for (&id, collection) in &state.collections {
+            let mut segments = Vec::with_capacity(collection.segments.len());
+            for segment in collection.segments.values() {
+                let file = self.opener.open_named(&collection.meta, segment.meta)?;
+                let deleted = match &segment.deletions {
+                    Some(meta) => {
+                        read_deletions(&*self.options.env, &self.dir, &segment.meta, meta)?
+                    }
+                    None => Default::default(),
+                };
+                segments.push(LiveSegment {
+                    file: Arc::new(file),
+                    deleted: Arc::new(deleted),
+                });
+            }
+            let info = Arc::new(CollectionInfo::new(&collection.meta));
+            let active = self.new_memtable(&info);
+            let version = Arc::new(Version { segments });
+            self.view.collections.insert(
+                id,
+                CollectionView {
+                    active,
+                    frozen: Vec::new(),
+                    version,
+                },
+            );
+            self.collections.insert(id, info);
+        }
+        Ok(())
+    }
+
+    /// Replaces the old manifest by one that names what there is now, removes
+    /// what it does not name, and puts the parts together.
+    fn finish(
+        mut self,
+        numbers: Arc<FileNumbers>,
+        log: Log,
+        mut state: ManifestState,
+        lock: Box<dyn StorageLock>,
+    ) -> Result<Core> {
+        let env = Arc::clone(&self.options.env);
+        let manifest_number = numbers.take();
+        state.first_log = log.oldest();
+        state.next_file = numbers.peek();
+        state.seal = None;
+        self.report.last_seqno = state.last_seqno;
+        let last = state.last_seqno;
+        let manifest = Manifest::create(&*env, &self.dir, manifest_number, state)
+            .map_err(CommitError::into_error)?;
+        self.report.removed_files = self.sweep(&manifest)?;
+        Ok(Core {
+            env,
+            dir: self.dir,
+            numbers,
+            log,
+            group: GroupCommit::new(last.0 + 1),
+            pipeline: PipelineState::default(),
+            published: Published::new(self.view, last),
+            collections: RwLock::new(self.collections),
+            manifest: Mutex::new(manifest),
+            flushing: Mutex::new(()),
+            compacting: Mutex::new(()),
+            budget: self.budget,
+            garbage: self.garbage,
+            opener: self.opener,
+            snapshots: SnapshotRegistry::default(),
+            waiters: DurableWaiters::default(),
+            counters: Counters::default(),
+            signals: Signals::new(),
+            failures: Mutex::new(BTreeMap::new()),
+            report: self.report,
+            poison: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            cancel: AtomicBool::new(false),
+            lock: Mutex::new(Some(lock)),
+            options: self.options,
+        })
+    }
+
+    /// Removes this engine's files that nothing names; foreign files stay.
+    fn sweep(&self, manifest: &Manifest) -> Result<usize> {
+        let state = manifest.state();
+        let deletions = state.deletion_files();
+        let mut removed = 0;
+        for (name, file) in directory::own_files(self.storage(), &self.dir)? {
+            let needed = match file {
+                FileName::Current | FileName::Lock => true,
+                FileName::Manifest(number) => number == manifest.number(),
+                FileName::Log(number) => number >= state.first_log,
+                FileName::Segment(number) => state.segments().any(|(_, s)| s.meta.id.0 == number),
+                FileName::Deletions(number) => deletions.contains(&number),
+                FileName::Temporary => false,
+            };
+            if !needed {
+                discard(self.storage(), &self.dir.join(name));
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,131 @@
+//! Whether a directory is a database, could become one, or is something else.
+//!
+//! Owns the lock and the refusals. Invariants: a directory that holds only foreign
+//! files is not written to; a database whose `CURRENT` is gone is an error, never
+//! an empty database. Must not know: formats.
+
+use std::io;
+use std::path::Path;
+
+use esker_wal::{Expect, HeaderState, LogKind, read_header, replay};
+
+use crate::env::{Storage, StorageLock};
+use crate::error::{Error, Result};
+use crate::files::{CURRENT, FileName};
+use crate::log_file::FileHandle;
+use crate::options::Options;
+
+/// The names of a directory that are this engine's own.
+pub(super) fn own_files(storage: &dyn Storage, dir: &Path) -> Result<Vec<(String, FileName)>> {
+    let names = storage
+        .list(dir)
+        .map_err(|error| Error::io(dir, "listing", error))?;
+    Ok(names
+        .into_iter()
+        .filter_map(|name| FileName::parse(&name).map(|f| (name, f)))
+        .collect())
+}
+
+/// Makes sure that `dir` is or may become a database, and locks it.
+pub(super) fn claim(dir: &Path, options: &Options) -> Result<Box<dyn StorageLock>> {
+    let storage = options.env.storage();
+    let names = match storage.list(dir) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make(storage, dir, options)?;
+            Vec::new()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(Error::Invalid(format!(
+                "{} is not a directory",
+                dir.display()
+            )));
+        }
+        Err(error) => return Err(Error::io(dir, "listing", error)),
+    };
+    if !names.iter().any(|name| name == CURRENT) {
+        check_empty(storage, dir, &names, options)?;
+    }
+    let path = FileName::Lock.path(dir);
+    match storage.lock(&path) {
+        Ok(lock) => Ok(lock),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Error::Busy(format!(
+            "{} is open already, in this process or another; close it there first",
+            dir.display()
+        ))),
+        Err(error) => Err(Error::io(&path, "locking", error)),
+    }
+}
+
+fn make(storage: &dyn Storage, dir: &Path, options: &Options) -> Result<()> {
+    if !options.create_if_missing {
+        return Err(Error::Invalid(format!(
+            "{} does not exist, and create_if_missing is off",
+            dir.display()
+        )));
+    }
+    storage
+        .create_dir(dir)
+        .map_err(|error| Error::io(dir, "creating", error))?;
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    storage
+        .sync_dir(parent)
+        .map_err(|error| Error::io(parent, "syncing", error))
+}
+
+/// A directory without `CURRENT`: empty, or left by a creation that was cut off.
+fn check_empty(
+    storage: &dyn Storage,
+    dir: &Path,
+    names: &[String],
+    options: &Options,
+) -> Result<()> {
+    let own: Vec<_> = names
+        .iter()
+        .filter_map(|name| FileName::parse(name))
+        .collect();
+    for &file in &own {
+        let proof = match file {
+            FileName::Segment(_) | FileName::Deletions(_) => true,
+            FileName::Log(_) => log_has_frames(storage, &file.path(dir))?,
+            _ => false,
+        };
+        if proof {
+            let what = format!(
+                "it is missing, but {} shows that there was one",
+                file.name()
+            );
+            return Err(Error::corruption(&dir.join(CURRENT), 0, what));
+        }
+    }
+    if own.is_empty() && !names.is_empty() {
+        return Err(Error::Invalid(format!(
+            "{} holds files but no database; choose an empty or a new directory",
+            dir.display()
+        )));
+    }
+    if !options.create_if_missing {
+        return Err(Error::Invalid(format!(
+            "{} holds no database, and create_if_missing is off",
+            dir.display()
+        )));
+    }
+    Ok(())
+}
+
+fn log_has_frames(storage: &dyn Storage, path: &Path) -> Result<bool> {
+    let file = storage
+        .open(path)
+        .map_err(|error| Error::io(path, "opening", error))?;
+    let file = FileHandle(file);
+    match read_header(&file, LogKind::Writes).map_err(|error| Error::in_wal(path, error))? {
+        HeaderState::NeverUsed => Ok(false),
+        // The first frame is enough; its visitor's error ends the replay.
+        HeaderState::Valid(header) => {
+            Ok(replay(&file, &header, Expect::Newest, |_| Err(())).is_err())
+        }
+    }
+}

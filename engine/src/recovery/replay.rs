@@ -1,0 +1,276 @@
+//! Which log files to replay, and replaying them.
+//!
+//! Owns the chain: it begins at the file that the manifest names and follows each
+//! successor's link back; what is not linked is debris of an open that was cut
+//! off. Invariants: every log but the newest must end exactly where its successor
+//! says; after a clean close the newest must end where the seal says; an operation
+//! that a segment already holds is skipped, so replaying twice changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use esker_segment::SeqNo;
+use esker_wal::{
+    Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, ReplayEnd, ReplayError,
+    SequencedFrame, read_header,
+};
+
+use super::{Opening, TornTail, directory};
+use crate::batch::{BATCH_FRAME, Operation, decode};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::files::FileName;
+use crate::log_file::FileHandle;
+use crate::manifest::ManifestState;
+use crate::write::log::{Log, LogError};
+
+/// A log to replay.
+pub(super) struct ChainedLog {
+    path: PathBuf,
+    file: FileHandle,
+    header: LogHeader,
+    expect: Expect,
+}
+
+/// The logs that `state` needs, oldest first.
+pub(super) fn find_chain(
+    env: &dyn Env,
+    dir: &Path,
+    state: &ManifestState,
+) -> Result<Vec<ChainedLog>> {
+    let mut logs = BTreeMap::new();
+    for (name, file) in directory::own_files(env.storage(), dir)? {
+        let FileName::Log(number) = file else {
+            continue;
+        };
+        if number < state.first_log {
+            continue;
+        }
+        let path = dir.join(name);
+        let file = env
+            .storage()
+            .open(&path)
+            .map_err(|error| Error::io(&path, "opening", error))?;
+        let file = FileHandle(file);
+        let in_wal = |error| Error::in_wal(&path, error);
+        if let HeaderState::Valid(header) = read_header(&file, LogKind::Writes).map_err(in_wal)? {
+            if header.number.0 != number {
+                return Err(Error::corruption(
+                    &path,
+                    0,
+                    "the log has another file's number",
+                ));
+            }
+            logs.insert(number, (path, file, header));
+        }
+    }
+    let mut chain: Vec<ChainedLog> = Vec::new();
+    let mut next = Some(state.first_log);
+    while let Some(number) = next {
+        let Some((path, file, header)) = logs.remove(&number) else {
+            let path = FileName::Log(number).path(dir);
+            return Err(Error::corruption(
+                &path,
+                0,
+                "a log that the database needs is missing",
+            ));
+        };
+        let linked = |h: &LogHeader| {
+            h.predecessor
+                .filter(|(p, _)| p.0 == number)
+                .map(|(_, end)| end)
+        };
+        // A successor that was abandoned before its first frame has a lower number
+        // than the one that took its place.
+        let successor = logs
+            .iter()
+            .rev()
+            .find_map(|(&n, (_, _, h))| linked(h).map(|end| (n, end)));
+        let expect = successor.map_or(Expect::Newest, |(_, end)| Expect::Ends(end));
+        chain.push(ChainedLog {
+            path,
+            file,
+            header,
+            expect,
+        });
+        next = successor.map(|(n, _)| n);
+    }
+    seal_chain(dir, state, &mut chain)?;
+    Ok(chain)
+}
+
+/// After a clean close the newest log must be there and end where it did.
+fn seal_chain(dir: &Path, state: &ManifestState, chain: &mut [ChainedLog]) -> Result<()> {
+    let (Some(seal), Some(newest)) = (state.seal, chain.last_mut()) else {
+        return Ok(());
+    };
+    if newest.header.number.0 != seal.log {
+        let path = FileName::Log(seal.log).path(dir);
+        return Err(Error::corruption(
+            &path,
+            0,
+            "the log that was newest at the close is missing",
+        ));
+    }
+    newest.expect = Expect::Ends(LogEnd {
+        offset: seal.end,
+        chain_crc: seal.chain_crc,
+    });
+    Ok(())
+}
+
+impl Opening {
+    /// Replays the chain into memtables, and into `log`, which is fresh.
+    pub(super) fn replay(
+        &mut self,
+        chain: &[ChainedLog],
+        state: &mut ManifestState,
+        log: &Log,
+    ) -> Result<()> {
+        for link in chain {
+            self.report.logs += 1;
+            let end = esker_wal::replay(&link.file, &link.header, link.expect, |frame| {
+                self.replay_frame(&link.path, &frame, state, log)
+            });
+            match end {
+                Ok(ReplayEnd::Clean(_)) => {}
+                Ok(ReplayEnd::TornTail { end, dropped_bytes }) => {
+                    self.report.torn_tail = Some(TornTail {
+                        file: link.path.clone(),
+                        offset: end.offset,
+                        dropped_bytes,
+                    });
+                }
+                Err(ReplayError::Log(error)) => return Err(Error::in_wal(&link.path, error)),
+                Err(ReplayError::Visitor(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_frame(
+        &mut self,
+        path: &Path,
+        frame: &Frame<'_>,
+        state: &mut ManifestState,
+        log: &Log,
+    ) -> Result<()> {
+        let damaged = |what: &str| Error::corruption(path, frame.offset, what);
+        if frame.kind != BATCH_FRAME {
+            return Err(damaged("a frame of a kind that this release does not know"));
+        }
+        let last = frame
+            .first_seqno
+            .checked_add(u64::from(frame.seqno_count).saturating_sub(1));
+        let Some(last) = last.filter(|&last| last < u64::MAX) else {
+            return Err(damaged("a SeqNo beyond the last there is"));
+        };
+        state.last_seqno = state.last_seqno.max(SeqNo(last));
+        self.report.batches += 1;
+        // Looked at whole before any of it is kept.
+        let mut ops = 0_u32;
+        let mut needed = false;
+        decode(frame.payload, |index, operation| {
+            ops = index + 1;
+            needed |= needs(state, frame, index, &operation).map_err(damaged)?;
+            Ok::<_, Error>(())
+        })
+        .map_err(damaged)??;
+        if ops != frame.seqno_count {
+            return Err(damaged("a batch whose operations do not match its SeqNos"));
+        }
+        if !needed {
+            return Ok(());
+        }
+        let number = relog(frame, log)?;
+        decode(frame.payload, |index, operation| {
+            if needs(state, frame, index, &operation).map_err(damaged)? {
+                let seqno = SeqNo(frame.first_seqno + u64::from(index));
+                self.replay_operation(seqno, &operation, number)
+                    .ok_or_else(|| damaged("a row that does not fit its collection"))?;
+            }
+            Ok::<_, Error>(())
+        })
+        .map_err(damaged)??;
+        self.freeze_full_memtables();
+        Ok(())
+    }
+
+    fn replay_operation(
+        &mut self,
+        seqno: SeqNo,
+        operation: &Operation<'_>,
+        log: u64,
+    ) -> Option<()> {
+        let memtable = &self.view.collections.get(&operation.collection())?.active;
+        memtable.note_log(log);
+        self.report.operations += 1;
+        match operation {
+            Operation::Put {
+                key,
+                vector,
+                payload,
+                ..
+            } => memtable.put(seqno, key, vector, *payload).then_some(()),
+            Operation::Delete { key, .. } => {
+                memtable.delete(seqno, key);
+                Some(())
+            }
+        }
+    }
+
+    fn freeze_full_memtables(&mut self) {
+        let limit = self.options.memtable_bytes;
+        let full: Vec<_> = self
+            .view
+            .collections
+            .iter()
+            .filter(|(_, c)| c.active.used_bytes() >= limit)
+            .filter_map(|(id, _)| self.collections.get(id).cloned())
+            .collect();
+        for info in full {
+            let fresh = self.new_memtable(&info);
+            if let Some(collection) = self.view.collections.get_mut(&info.id) {
+                let old = std::mem::replace(&mut collection.active, fresh);
+                collection.frozen.push(old);
+            }
+        }
+    }
+}
+
+/// Whether an operation is not in a segment yet; an error if it fits nothing.
+fn needs(
+    state: &ManifestState,
+    frame: &Frame<'_>,
+    index: u32,
+    operation: &Operation<'_>,
+) -> std::result::Result<bool, &'static str> {
+    let id = operation.collection();
+    let Some(collection) = state.collections.get(&id) else {
+        // A dropped collection's id is below the next one; nothing else is legal.
+        return if id.0 < state.next_collection {
+            Ok(false)
+        } else {
+            Err("an operation on a collection that never was")
+        };
+    };
+    if let Operation::Put { vector, .. } = operation
+        && vector.len() as u64 != u64::from(collection.meta.dimension) * 4
+    {
+        return Err("a vector of another dimension than its collection");
+    }
+    Ok(frame.first_seqno + u64::from(index) > collection.flushed.0)
+}
+
+/// Writes a replayed frame to the fresh log; returns that file's number.
+fn relog(frame: &Frame<'_>, log: &Log) -> Result<u64> {
+    let mut copy = FrameBuf::new(frame.kind);
+    copy.extend_from_slice(frame.payload);
+    copy.seal();
+    let sequenced = SequencedFrame {
+        buf: &mut copy,
+        first_seqno: frame.first_seqno,
+        seqno_count: frame.seqno_count,
+    };
+    log.append(&mut [sequenced]).map_err(LogError::into_error)
+}

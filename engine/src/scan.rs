@@ -1,0 +1,195 @@
+//! Ordered iteration over the live rows of a collection at one SeqNo.
+//!
+//! Owns the merge of memtables and segments by key. Works in chunks: each source
+//! gives its next keys, and rows are handed out as far as every source has been
+//! looked at, so the iterator holds its view and no borrow into it. Invariants:
+//! keys rise strictly; each is decided by its newest source.
+//! Must not know: who asks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use esker_segment::{Key, Row, SeqNo};
+
+use crate::core::CollectionInfo;
+use crate::error::Result;
+use crate::memtable::Entry;
+use crate::read::{Reader, Record, in_segment, segment_record};
+use crate::view::ReadView;
+
+/// Keys that each source gives at a time.
+const CHUNK: usize = 128;
+
+/// Live rows in key order.
+pub struct Scan {
+    view: Arc<ReadView>,
+    at: SeqNo,
+    info: Arc<CollectionInfo>,
+    /// From where on nothing was looked at yet; `None` at the end.
+    next: Option<Bound<Key>>,
+    end: Bound<Key>,
+    ready: VecDeque<(Key, Record)>,
+}
+
+/// What the newest source says of a key.
+enum Found {
+    Dead,
+    Live(Record),
+}
+
+impl Scan {
+    pub(crate) fn new(
+        view: Arc<ReadView>,
+        at: SeqNo,
+        info: Arc<CollectionInfo>,
+        start: Bound<Key>,
+        end: Bound<Key>,
+    ) -> Result<Self> {
+        Reader::new(&view, at, &info)?;
+        Ok(Self {
+            view,
+            at,
+            info,
+            next: Some(start),
+            end,
+            ready: VecDeque::new(),
+        })
+    }
+
+    fn fill(&mut self, start: &Bound<Key>) -> Result<()> {
+        let reader = Reader::new(&self.view, self.at, &self.info)?;
+        let mut found: BTreeMap<Key, Found> = BTreeMap::new();
+        // The least of the last keys of sources that have more.
+        let mut horizon: Option<Key> = None;
+        let mut limit = |last: Option<Key>| {
+            if let Some(last) = last
+                && horizon.as_ref().is_none_or(|h| last < *h)
+            {
+                horizon = Some(last);
+            }
+        };
+        for memtable in reader.view.memtables() {
+            let (keys, done) = memtable.keys_from(start.as_ref(), self.at, CHUNK);
+            limit(keys.last().filter(|_| !done).map(|(key, _)| key.clone()));
+            for (key, entry) in keys {
+                found.entry(key).or_insert_with(|| match entry {
+                    Entry::Put(row) => memtable
+                        .row(row)
+                        .map_or(Found::Dead, |row| Found::Live(row.into())),
+                    Entry::Tombstone => Found::Dead,
+                });
+            }
+        }
+        for segment in &reader.view.version.segments {
+            let mut keys: Vec<(Key, Row)> = Vec::new();
+            let bound = start.as_ref().map(|key| &**key);
+            let iter = segment.file.segment.iter_from(bound);
+            for item in iter.map_err(|error| in_segment(segment, error))? {
+                keys.push(item.map_err(|error| in_segment(segment, error))?);
+                if keys.len() == CHUNK {
+                    break;
+                }
+            }
+            limit(
+                keys.last()
+                    .filter(|_| keys.len() == CHUNK)
+                    .map(|(key, _)| key.clone()),
+            );
+            for (key, row) in keys {
+                if segment.is_live(row) && !found.contains_key(&key) {
+                    let record = segment_record(segment, row)?;
+                    found.insert(key, Found::Live(record));
+                }
+            }
+        }
+        self.take(found, horizon);
+        Ok(())
+    }
+
+    /// Hands out what lies within the horizon and the end.
+    fn take(&mut self, found: BTreeMap<Key, Found>, horizon: Option<Key>) {
+        let mut ended = horizon.is_none();
+        for (key, what) in found {
+            if horizon.as_ref().is_some_and(|h| key > *h) {
+                break;
+            }
+            let beyond = match &self.end {
+                Bound::Unbounded => false,
+                Bound::Included(end) => key > *end,
+                Bound::Excluded(end) => key >= *end,
+            };
+            if beyond {
+                ended = true;
+                break;
+            }
+            if let Found::Live(record) = what {
+                self.ready.push_back((key, record));
+            }
+        }
+        self.next = horizon.filter(|_| !ended).map(Bound::Excluded);
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<(Key, Record)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Some(Ok(item));
+            }
+            let start = self.next.take()?;
+            if let Err(error) = self.fill(&start) {
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Scan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scan")
+            .field("collection", &self.info.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The range of keys that begin with `prefix`.
+pub(crate) fn prefix_range(prefix: &[u8]) -> (Bound<Key>, Bound<Key>) {
+    let mut after = prefix.to_vec();
+    while after.pop_if(|last| *last == u8::MAX).is_some() {}
+    let end = match after.last_mut() {
+        Some(last) => {
+            *last += 1;
+            Bound::Excluded(Key::new(&after))
+        }
+        None => Bound::Unbounded,
+    };
+    (Bound::Included(Key::new(prefix)), end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_range_holds_exactly_the_keys_with_the_prefix() {
+        let keys: Vec<&[u8]> = vec![
+            b"a",
+            b"a\xff",
+            b"a\xff\xff",
+            b"a\xff\xff\x01",
+            b"b",
+            b"\xff",
+            b"\xff\xff",
+        ];
+        for prefix in [&b""[..], b"a", b"a\xff", b"\xff", b"\xff\xff\xff"] {
+            let range = prefix_range(prefix);
+            for key in &keys {
+                let inside = std::ops::RangeBounds::contains(&range, &Key::new(key));
+                assert_eq!(inside, key.starts_with(prefix), "{key:?} in {prefix:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Segment and deletion-vector files: making, opening, naming them.
+//!
+//! Owns how the engine reads segments ([`MapMode`]) and that an output is read
+//! back whole before anything names it. Invariant: what these functions return is
+//! durable under its final name. Must not know: versions, commits.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use esker_segment::deletion::{self, DeletionVector};
+use esker_segment::{
+    BlockCache, CollectionId, Expected, FileId, Memory, Paged, ReadAt, RowSource, Segment,
+    SegmentId, SegmentParams, Source, write_segment,
+};
+
+use crate::core::{CollectionInfo, Core};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::files::{FileName, publish_file};
+use crate::gc::{FilePin, Garbage};
+use crate::log_file::FileHandle;
+use crate::manifest::{CollectionMeta, DeletionMeta, Field, SegmentMeta};
+use crate::options::{MapMode, Options};
+use crate::view::SegmentFile;
+
+/// Opens segments in the way that the options ask for.
+pub(crate) struct SegmentOpener {
+    env: Arc<dyn Env>,
+    dir: PathBuf,
+    garbage: Arc<Garbage>,
+    cache: Option<Arc<BlockCache>>,
+}
+
+impl SegmentOpener {
+    pub(crate) fn new(options: &Options, dir: &Path, garbage: &Arc<Garbage>) -> Self {
+        let cache = match options.map_mode {
+            MapMode::Mmap => None,
+            MapMode::Pread => Some(BlockCache::new(options.cache_limit() as u64)),
+        };
+        Self {
+            env: Arc::clone(&options.env),
+            dir: dir.to_owned(),
+            garbage: Arc::clone(garbage),
+            cache,
+        }
+    }
+
+    /// Opens a segment that the manifest names or is about to name.
+    pub(crate) fn open(
+        &self,
+        collection: CollectionId,
+        dimension: u32,
+        metric: esker_segment::Metric,
+        meta: SegmentMeta,
+    ) -> Result<SegmentFile> {
+        let path = FileName::Segment(meta.id.0).path(&self.dir);
+        let file = match self.env.storage().open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::corruption(
+                    &path,
+                    0,
+                    "a segment of the manifest is missing",
+                ));
+            }
+            other => other.map_err(|error| Error::io(&path, "opening", error))?,
+        };
+        let len = file
+            .len()
+            .map_err(|error| Error::io(&path, "reading", error))?;
+        if len != meta.len {
+            let what = format!("it has {len} bytes, the manifest says {}", meta.len);
+            return Err(Error::corruption(&path, len.min(meta.len), what));
+        }
+        let source = match &self.cache {
+            None => {
+                let bytes = file
+                    .map()
+                    .map_err(|error| Error::io(&path, "mapping", error))?;
+                Source::Memory(Memory::new(bytes))
+            }
+            Some(cache) => {
+                let device: Arc<dyn ReadAt> = Arc::new(FileHandle(file));
+                Source::Paged(Paged::new(device, len, Arc::clone(cache)))
+            }
+        };
+        let expected = Expected {
+            file_id: meta.file_id,
+            id: meta.id,
+            collection,
+            dimension,
+            metric,
+            len: meta.len,
+            hash: meta.hash,
+            rows: meta.rows,
+        };
+        let segment =
+            Segment::open(source, &expected).map_err(|error| Error::in_segment(&path, error))?;
+        Ok(SegmentFile {
+            segment,
+            meta,
+            pin: FilePin::new(path, &self.garbage),
+        })
+    }
+
+    /// Opens a segment as the manifest describes it.
+    pub(crate) fn open_named(
+        &self,
+        meta: &CollectionMeta,
+        segment: SegmentMeta,
+    ) -> Result<SegmentFile> {
+        self.open(meta.id, meta.dimension, meta.metric, segment)
+    }
+}
+
+impl Core {
+    /// Writes `rows` as a segment file and reads the whole of it back.
+    pub(crate) fn write_segment(
+        &self,
+        info: &CollectionInfo,
+        rows: &impl RowSource,
+    ) -> Result<SegmentFile> {
+        let id = SegmentId(self.numbers.take());
+        let name = FileName::Segment(id.0);
+        let path = name.path(&self.dir);
+        let file_id = self.fresh_file_id(&path)?;
+        let params = SegmentParams {
+            id,
+            collection: info.id,
+            file_id,
+            dimension: info.dimension,
+            metric: info.metric,
+        };
+        let summary = publish_file(self.storage(), &self.dir, name, |out| {
+            write_segment(rows, &params, out).map_err(|error| Error::in_segment(&path, error))
+        })?;
+        let meta = SegmentMeta {
+            id,
+            file_id,
+            len: summary.len,
+            hash: summary.hash,
+            rows: summary.rows,
+            min_seqno: summary.min_seqno,
+            max_seqno: summary.max_seqno,
+        };
+        self.counters.segment_written(meta.len);
+        let read_back = self
+            .opener
+            .open(info.id, info.dimension, info.metric, meta)
+            .and_then(|file| {
+                file.segment
+                    .verify()
+                    .map_err(|error| Error::in_segment(&path, error))?;
+                Ok(file)
+            });
+        if read_back.is_err() {
+            self.garbage.add(path);
+        }
+        read_back
+    }
+
+    fn fresh_file_id(&self, path: &Path) -> Result<FileId> {
+        let id = self.env.entropy().file_id();
+        id.map(FileId)
+            .map_err(|error| Error::io(path, "choosing an id for", error))
+    }
+
+    /// Writes the changed deletion vectors of one edit as one file, and returns
+    /// the edit's fields on them.
+    pub(crate) fn write_deletions(
+        &self,
+        collection: CollectionId,
+        changed: &BTreeMap<SegmentId, Arc<DeletionVector>>,
+    ) -> Result<Vec<Field>> {
+        if changed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let number = self.numbers.take();
+        let name = FileName::Deletions(number);
+        let path = name.path(&self.dir);
+        let file_id = self.fresh_file_id(&path)?;
+        let vectors: Vec<_> = changed
+            .iter()
+            .map(|(id, vector)| (*id, &**vector))
+            .collect();
+        let (bytes, locations) =
+            deletion::encode(file_id, &vectors).map_err(|error| Error::in_segment(&path, error))?;
+        publish_file(self.storage(), &self.dir, name, |out| {
+            std::io::Write::write_all(out, &bytes)
+                .map_err(|error| Error::io(&path, "writing", error))
+        })?;
+        self.counters.segment_written(bytes.len() as u64);
+        let fields = changed.keys().zip(locations).map(|(&segment, at)| {
+            let meta = DeletionMeta {
+                file: number,
+                file_id,
+                offset: at.offset,
+                len: at.len,
+                hash: at.hash,
+            };
+            Field::SetDeletions(collection, segment, meta)
+        });
+        Ok(fields.collect())
+    }
+}
+
+/// Reads one deletion vector of a segment with `rows` rows.
+pub(crate) fn read_deletions(
+    env: &dyn Env,
+    dir: &Path,
+    segment: &SegmentMeta,
+    meta: &DeletionMeta,
+) -> Result<DeletionVector> {
+    let path = FileName::Deletions(meta.file).path(dir);
+    let bytes = read_whole(env, &path)?;
+    let location = deletion::DvLocation {
+        offset: meta.offset,
+        len: meta.len,
+        hash: meta.hash,
+    };
+    deletion::decode(&bytes, meta.file_id, location, segment.id, segment.rows)
+        .map_err(|error| Error::in_segment(&path, error))
+}
+
+fn read_whole(env: &dyn Env, path: &Path) -> Result<Vec<u8>> {
+    let file = match env.storage().open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::corruption(
+                path,
+                0,
+                "a file that the manifest names is missing",
+            ));
+        }
+        other => other.map_err(|error| Error::io(path, "opening", error))?,
+    };
+    let read = || {
+        let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+        let len = file.read_at(0, &mut bytes)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    };
+    read().map_err(|error| Error::io(path, "reading", error))
+}

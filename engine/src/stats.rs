@@ -1,0 +1,142 @@
+//! Counters, and the report made of them.
+//!
+//! Owns what is counted. Invariant: a figure that is not measured is not there.
+//! Must not know: who asks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::core::Core;
+
+/// Running totals since open.
+#[derive(Default)]
+pub(crate) struct Counters {
+    batches: AtomicU64,
+    operations: AtomicU64,
+    bytes_ingested: AtomicU64,
+    segment_bytes: AtomicU64,
+    flushes: AtomicU64,
+    merges: AtomicU64,
+    slowdowns: AtomicU64,
+    stalls: AtomicU64,
+    stall_nanos: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, value: u64) {
+    counter.fetch_add(value, Ordering::Relaxed);
+}
+
+impl Counters {
+    pub(crate) fn batch(&self, operations: u64, bytes: u64) {
+        add(&self.batches, 1);
+        add(&self.operations, operations);
+        add(&self.bytes_ingested, bytes);
+    }
+
+    pub(crate) fn segment_written(&self, bytes: u64) {
+        add(&self.segment_bytes, bytes);
+    }
+
+    pub(crate) fn flushed(&self) {
+        add(&self.flushes, 1);
+    }
+
+    pub(crate) fn merged(&self) {
+        add(&self.merges, 1);
+    }
+
+    pub(crate) fn slowed(&self) {
+        add(&self.slowdowns, 1);
+    }
+
+    pub(crate) fn stalled(&self, time: Duration) {
+        add(&self.stalls, 1);
+        add(
+            &self.stall_nanos,
+            u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
+        );
+    }
+}
+
+/// What a database has done since it was opened, and what it holds now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Batches queued, single writes included.
+    pub batches: u64,
+    /// Operations in them.
+    pub operations: u64,
+    /// Their encoded bytes.
+    pub bytes_ingested: u64,
+    /// Bytes of frames appended to the log.
+    pub bytes_written_log: u64,
+    /// Bytes of segments and deletion vectors written by flushes and merges.
+    pub bytes_written_segments: u64,
+    /// Memtables flushed.
+    pub flushes: u64,
+    /// Merges committed.
+    pub merges: u64,
+    /// Writes that were slowed because the memory budget was nearly used.
+    pub slowdowns: u64,
+    /// Writes that waited because it was used up.
+    pub stalls: u64,
+    /// How long they waited, all together.
+    pub stall_time: Duration,
+    /// Live segments of all collections.
+    pub segments: usize,
+    /// Bytes of their files.
+    pub segment_bytes: u64,
+    /// Rows in them that are not superseded.
+    pub segment_rows: u64,
+    /// Bytes of log files on disk that are still needed.
+    pub log_bytes: u64,
+    /// Heap bytes charged for memtables and batches in flight.
+    pub memtable_bytes: usize,
+    /// Heap bytes of flushed memtables that snapshots or reads still pin.
+    pub pinned_bytes: usize,
+    /// Heap bytes of open segments' tables and deletion vectors.
+    pub segment_heap_bytes: usize,
+    /// Living snapshots.
+    pub snapshots: usize,
+    /// The background failure that is being retried, if there is one.
+    pub background_error: Option<String>,
+}
+
+impl Core {
+    pub(crate) fn stats(&self) -> Stats {
+        let counters = &self.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (view, _) = self.published.get();
+        let mut stats = Stats {
+            batches: get(&counters.batches),
+            operations: get(&counters.operations),
+            bytes_ingested: get(&counters.bytes_ingested),
+            bytes_written_log: self.log.bytes_written(),
+            bytes_written_segments: get(&counters.segment_bytes),
+            flushes: get(&counters.flushes),
+            merges: get(&counters.merges),
+            slowdowns: get(&counters.slowdowns),
+            stalls: get(&counters.stalls),
+            stall_time: Duration::from_nanos(get(&counters.stall_nanos)),
+            log_bytes: self.log.total_bytes(),
+            memtable_bytes: self.budget.used(),
+            pinned_bytes: self.budget.pinned(),
+            snapshots: self.snapshots.count(),
+            background_error: self
+                .failures
+                .lock()
+                .values()
+                .next()
+                .map(ToString::to_string),
+            ..Stats::default()
+        };
+        for segment in view.collections.values().flat_map(|c| &c.version.segments) {
+            stats.segments += 1;
+            stats.segment_bytes += segment.file.meta.len;
+            stats.segment_rows += segment.live_rows();
+            stats.segment_heap_bytes +=
+                segment.file.segment.heap_bytes() + segment.deleted.heap_bytes();
+        }
+        stats
+    }
+}

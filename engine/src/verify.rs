@@ -1,0 +1,114 @@
+//! Checking every file of an open database.
+//!
+//! Owns the report. Invariant: goes on after damage, so that all of it is found.
+//! Must not know: repair.
+
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::files::FileName;
+use crate::manifest::{Current, replay_manifest};
+use crate::segments::read_deletions;
+
+/// What a verification read and found.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Segment files read whole.
+    pub segments: usize,
+    /// Deletion vectors read.
+    pub deletion_vectors: usize,
+    /// Bytes of all files read.
+    pub bytes: u64,
+    /// Every problem, in the order found; empty means that all is well.
+    pub problems: Vec<Error>,
+}
+
+impl VerifyReport {
+    /// Whether no problem was found.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+impl Core {
+    pub(crate) fn verify(&self) -> Result<VerifyReport> {
+        self.check_open()?;
+        let mut report = VerifyReport::default();
+        // Under the commit lock only as long as the state is copied: the pins of
+        // the view keep the files of that state in place.
+        let (state, view) = {
+            let manifest = self.manifest.lock();
+            self.verify_manifest(
+                &mut report,
+                manifest.number(),
+                manifest.file_id(),
+                manifest.len(),
+            );
+            (manifest.state().clone(), self.published.get().0)
+        };
+        for (id, segment) in state.segments() {
+            let live = view.collections.get(&id).and_then(|c| {
+                c.version
+                    .segments
+                    .iter()
+                    .find(|s| s.id() == segment.meta.id)
+            });
+            let Some(live) = live else { continue };
+            report.segments += 1;
+            report.bytes += segment.meta.len;
+            if let Err(error) = live.file.segment.verify() {
+                report
+                    .problems
+                    .push(Error::in_segment(live.file.pin.path(), error));
+            }
+            let Some(deletions) = &segment.deletions else {
+                continue;
+            };
+            report.deletion_vectors += 1;
+            report.bytes += deletions.len;
+            match read_deletions(&*self.env, &self.dir, &segment.meta, deletions) {
+                Ok(stored) if stored == *live.deleted => {}
+                Ok(_) => report.problems.push(Error::corruption(
+                    &FileName::Deletions(deletions.file).path(&self.dir),
+                    deletions.offset,
+                    "the deletion vector differs from the one in use",
+                )),
+                Err(error) => report.problems.push(error),
+            }
+        }
+        Ok(report)
+    }
+
+    fn verify_manifest(
+        &self,
+        report: &mut VerifyReport,
+        number: u64,
+        file_id: esker_segment::FileId,
+        len: u64,
+    ) {
+        report.bytes += len;
+        let read = Current::read(self.storage(), &self.dir).and_then(|current| {
+            let path = FileName::Current.path(&self.dir);
+            match current {
+                Some(current) if (current.manifest, current.file_id) == (number, file_id) => {
+                    replay_manifest(&*self.env, &self.dir, &current)
+                }
+                _ => Err(Error::corruption(
+                    &path,
+                    0,
+                    "it does not name the manifest in use",
+                )),
+            }
+        });
+        match read {
+            Ok(replayed) if replayed.end.offset == len => {}
+            Ok(replayed) => report.problems.push(Error::corruption(
+                &FileName::Manifest(number).path(&self.dir),
+                replayed.end.offset,
+                "the manifest ends too early",
+            )),
+            Err(error) => report.problems.push(error),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What readers see: memtables and segments, swapped as one.
+//!
+//! Owns [`ReadView`] and the published pair of it and the visible SeqNo.
+//! Invariants: a reader takes the pair in one step, so it never reads at a SeqNo
+//! with a [`Version`] that contains a later one; a view never changes after it
+//! was published (its active memtables grow, beyond the SeqNos that its readers
+//! look at). Must not know: how views come about.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use esker_segment::deletion::DeletionVector;
+use esker_segment::{CollectionId, Key, Row, Segment, SegmentId, SeqNo, Source};
+use parking_lot::RwLock;
+
+use crate::gc::FilePin;
+use crate::manifest::SegmentMeta;
+use crate::memtable::{Entry, Memtable};
+
+/// An open segment file. Its name is removed when the manifest stopped naming it
+/// and the last holder of this is gone.
+pub(crate) struct SegmentFile {
+    pub(crate) segment: Segment<Source>,
+    pub(crate) meta: SegmentMeta,
+    pub(crate) pin: FilePin,
+}
+
+/// A segment as one version sees it.
+#[derive(Clone)]
+pub(crate) struct LiveSegment {
+    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) deleted: Arc<DeletionVector>,
+}
+
+impl LiveSegment {
+    pub(crate) fn id(&self) -> SegmentId {
+        self.file.meta.id
+    }
+
+    pub(crate) fn live_rows(&self) -> u64 {
+        u64::from(self.file.meta.rows).saturating_sub(self.deleted.len())
+    }
+
+    pub(crate) fn is_live(&self, row: Row) -> bool {
+        !self.deleted.contains(row)
+    }
+}
+
+/// The live segments of one collection, oldest first.
+#[derive(Clone, Default)]
+pub(crate) struct Version {
+    pub(crate) segments: Vec<LiveSegment>,
+}
+
+/// One collection's part of a view.
+#[derive(Clone)]
+pub(crate) struct CollectionView {
+    pub(crate) active: Arc<Memtable>,
+    /// Oldest first.
+    pub(crate) frozen: Vec<Arc<Memtable>>,
+    pub(crate) version: Arc<Version>,
+}
+
+impl CollectionView {
+    /// Memtables, newest first.
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(self.frozen.iter().rev())
+    }
+
+    /// What the memtables say of a key at `at`, if anything.
+    pub(crate) fn in_memtables(
+        &self,
+        key: &Key,
+        at: SeqNo,
+    ) -> Option<(&Arc<Memtable>, SeqNo, Entry)> {
+        self.memtables().find_map(|memtable| {
+            let (seqno, entry) = memtable.latest(key, at)?;
+            Some((memtable, seqno, entry))
+        })
+    }
+}
+
+/// Everything that a read of any collection needs.
+#[derive(Clone, Default)]
+pub(crate) struct ReadView {
+    pub(crate) collections: BTreeMap<CollectionId, CollectionView>,
+}
+
+/// The current view and the SeqNo up to which it is read.
+pub(crate) struct Published(RwLock<(Arc<ReadView>, SeqNo)>);
+
+impl Published {
+    pub(crate) fn new(view: ReadView, visible: SeqNo) -> Self {
+        Self(RwLock::new((Arc::new(view), visible)))
+    }
+
+    /// The pair, taken in one step.
+    pub(crate) fn get(&self) -> (Arc<ReadView>, SeqNo) {
+        let pair = self.0.read();
+        (Arc::clone(&pair.0), pair.1)
+    }
+
+    /// Makes operations up to `seqno` visible.
+    pub(crate) fn publish(&self, seqno: SeqNo) {
+        let mut pair = self.0.write();
+        pair.1 = pair.1.max(seqno);
+    }
+
+    /// Swaps the view. `change` sees the newest one: concurrent changes of
+    /// different parts never undo each other.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut ReadView) -> T) -> T {
+        let mut pair = self.0.write();
+        let mut next = ReadView::clone(&pair.0);
+        let result = change(&mut next);
+        let old = std::mem::replace(&mut pair.0, Arc::new(next));
+        drop(pair);
+        // Dropped outside the lock: this may be the last pin of large memory.
+        drop(old);
+        result
+    }
+}

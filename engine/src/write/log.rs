@@ -1,0 +1,355 @@
+//! The write-ahead log as a chain of files.
+//!
+//! Owns rotation, the file prepared ahead, and which files are still on disk.
+//! Invariants: a file is synced before its successor's header is written; once a
+//! successor's header may exist, nothing is appended to the predecessor again; a
+//! file's name is durable before its first frame; numbers are never reused.
+//! A failed sync is reported as [`LogError::Unknown`] and never retried.
+//! Must not know: what frames mean, memtables, durability settings.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use esker_wal::{LogFile, LogHeader, LogKind, LogNumber, LogWriter, SequencedFrame};
+use parking_lot::Mutex;
+
+use crate::env::Env;
+use crate::error::Error;
+use crate::files::{FileName, discard};
+use crate::log_file::FileHandle;
+
+/// Gives out file numbers, each once.
+pub(crate) struct FileNumbers(AtomicU64);
+
+impl FileNumbers {
+    pub(crate) fn new(next: u64) -> Self {
+        Self(AtomicU64::new(next))
+    }
+
+    pub(crate) fn take(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The number that the next call of [`FileNumbers::take`] will give.
+    pub(crate) fn peek(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why frames were not logged.
+#[derive(Clone, Debug)]
+pub(crate) enum LogError {
+    /// They were not, or not wholly; the next group starts a new file.
+    Failed(Error),
+    /// A sync failed: what is on the disk is unknown.
+    Unknown(Error),
+}
+
+impl LogError {
+    /// The error, where what it leaves behind makes no difference.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Failed(error) | Self::Unknown(error) => error,
+        }
+    }
+}
+
+/// Zeros written at a time when a file is prepared.
+const ZERO_CHUNK: usize = 1 << 20;
+
+/// The chain of log files, newest last.
+pub(crate) struct Log {
+    env: Arc<dyn Env>,
+    dir: PathBuf,
+    numbers: Arc<FileNumbers>,
+    file_bytes: u64,
+    inner: Mutex<Inner>,
+    /// Held for every sync; true once one failed. The kernel reports a lost write
+    /// to one caller only, so a sync that overlaps or follows a failed one may
+    /// return `Ok` for data that is gone. Taken after `inner`, never before.
+    sync_failed: Mutex<bool>,
+    /// Set once a write asked for a sync: only then are files worth pre-zeroing.
+    syncs_wanted: AtomicBool,
+    bytes_written: AtomicU64,
+}
+
+struct Inner {
+    current: LogWriter<FileHandle>,
+    /// A successor's header may be on disk.
+    superseded: bool,
+    last_seqno: u64,
+    synced_seqno: u64,
+    prepared: Option<Prepared>,
+    /// Older files still on disk: number and length.
+    retained: VecDeque<(u64, u64)>,
+}
+
+struct Prepared {
+    number: u64,
+    file: FileHandle,
+}
+
+/// A place in the log to make durable, taken under the lock and synced outside it.
+struct SyncPoint {
+    number: u64,
+    file: FileHandle,
+    offset: u64,
+    seqno: u64,
+}
+
+impl Log {
+    /// Begins a chain with a fresh file whose predecessor is none. The caller
+    /// syncs the directory before it names the file.
+    pub(crate) fn create(
+        env: Arc<dyn Env>,
+        dir: PathBuf,
+        numbers: Arc<FileNumbers>,
+        file_bytes: u64,
+    ) -> Result<Self, Error> {
+        let number = numbers.take();
+        let path = FileName::Log(number).path(&dir);
+        let current = (|| {
+            let file = FileHandle(env.storage().create(&path)?);
+            begin(&*env, file, number, None)
+        })()
+        .map_err(|error| Error::io(&path, "creating", error))?;
+        let inner = Inner {
+            current,
+            superseded: false,
+            last_seqno: 0,
+            synced_seqno: 0,
+            prepared: None,
+            retained: VecDeque::new(),
+        };
+        Ok(Self {
+            env,
+            dir,
+            numbers,
+            file_bytes,
+            inner: Mutex::new(inner),
+            sync_failed: Mutex::new(false),
+            syncs_wanted: AtomicBool::new(false),
+            bytes_written: AtomicU64::new(0),
+        })
+    }
+
+    /// Appends frames with one write; returns the number of their file.
+    pub(crate) fn append(&self, frames: &mut [SequencedFrame<'_>]) -> Result<u64, LogError> {
+        let inner = &mut *self.inner.lock();
+        let needed: u64 = frames
+            .iter()
+            .map(|frame| frame.buf.encoded_len() as u64)
+            .sum();
+        let full = inner.current.end().offset + needed > self.file_bytes && inner.has_frames();
+        if full || inner.current.is_abandoned() || inner.superseded {
+            self.rotate(inner)?;
+        }
+        let number = inner.current.header().number.0;
+        inner.current.append(frames).map_err(|error| {
+            LogError::Failed(Error::io(
+                &FileName::Log(number).path(&self.dir),
+                "writing",
+                error,
+            ))
+        })?;
+        self.bytes_written.fetch_add(needed, Ordering::Relaxed);
+        if let Some(last) = frames.last() {
+            inner.last_seqno = last.first_seqno + u64::from(last.seqno_count).saturating_sub(1);
+        }
+        Ok(number)
+    }
+
+    fn rotate(&self, inner: &mut Inner) -> Result<(), LogError> {
+        let old = inner.current.header().number.0;
+        let end = inner.current.end();
+        if inner.current.durable_up_to() < end.offset || inner.current.is_abandoned() {
+            self.finish_sync(inner, old)?;
+        }
+        let next = match inner.prepared.take() {
+            Some(prepared) => prepared,
+            None => self.prepare(false).map_err(LogError::Failed)?,
+        };
+        inner.superseded = true;
+        let path = FileName::Log(next.number).path(&self.dir);
+        let predecessor = Some((LogNumber(old), end));
+        match begin(&*self.env, next.file, next.number, predecessor) {
+            Ok(writer) => {
+                inner.retained.push_back((old, end.offset));
+                inner.current = writer;
+                inner.superseded = false;
+                Ok(())
+            }
+            Err(error) => {
+                discard(self.env.storage(), &path);
+                Err(LogError::Failed(Error::io(&path, "beginning", error)))
+            }
+        }
+    }
+
+    fn finish_sync(&self, inner: &mut Inner, number: u64) -> Result<(), LogError> {
+        let end = inner.current.end().offset;
+        self.sync_file(inner.current.file(), number)?;
+        inner.current.note_synced(end);
+        inner.synced_seqno = inner.last_seqno;
+        Ok(())
+    }
+
+    /// A file whose name is durable, filled with zeros if that is worth it.
+    fn prepare(&self, zeroed: bool) -> Result<Prepared, Error> {
+        let number = self.numbers.take();
+        let path = FileName::Log(number).path(&self.dir);
+        let prepared = (|| {
+            let file = FileHandle(self.env.storage().create(&path)?);
+            if zeroed {
+                self.fill_with_zeros(&file)?;
+            }
+            self.env.storage().sync_dir(&self.dir)?;
+            Ok(Prepared { number, file })
+        })();
+        prepared.map_err(|error: io::Error| {
+            discard(self.env.storage(), &path);
+            Error::io(&path, "preparing", error)
+        })
+    }
+
+    fn fill_with_zeros(&self, file: &FileHandle) -> io::Result<()> {
+        let chunk = vec![0; ZERO_CHUNK.min(self.file_bytes as usize)];
+        let mut offset = 0;
+        while offset < self.file_bytes {
+            let len = chunk.len().min((self.file_bytes - offset) as usize);
+            file.write_at(offset, chunk.get(..len).unwrap_or(&chunk))?;
+            offset += len as u64;
+        }
+        file.sync_data()
+    }
+
+    /// Whether the current file is half full and no successor is ready.
+    pub(crate) fn wants_preparation(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.prepared.is_none() && inner.current.end().offset > self.file_bytes / 2
+    }
+
+    /// Creates the next file ahead of need. Overwriting written zeros makes
+    /// `fdatasync` 1.6 to 2.8 times faster than extending a file.
+    pub(crate) fn prepare_next(&self) -> Result<(), Error> {
+        let prepared = self.prepare(self.syncs_wanted.load(Ordering::Relaxed))?;
+        self.inner.lock().prepared = Some(prepared);
+        Ok(())
+    }
+
+    pub(crate) fn note_sync_wanted(&self) {
+        self.syncs_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes everything appended before the call durable; returns the last such
+    /// SeqNo. Writers go on meanwhile.
+    pub(crate) fn sync(&self) -> Result<u64, LogError> {
+        let point = {
+            let inner = self.inner.lock();
+            let offset = inner.current.end().offset;
+            if inner.current.durable_up_to() >= offset {
+                return Ok(inner.last_seqno);
+            }
+            SyncPoint {
+                number: inner.current.header().number.0,
+                file: inner.current.file().clone(),
+                offset,
+                seqno: inner.last_seqno,
+            }
+        };
+        self.sync_file(&point.file, point.number)?;
+        let mut inner = self.inner.lock();
+        if inner.current.header().number.0 == point.number {
+            inner.current.note_synced(point.offset);
+        }
+        inner.synced_seqno = inner.synced_seqno.max(point.seqno);
+        Ok(point.seqno)
+    }
+
+    fn sync_file(&self, file: &FileHandle, number: u64) -> Result<(), LogError> {
+        let mut failed = self.sync_failed.lock();
+        let result = if *failed {
+            Err(io::Error::other("an earlier sync of the log failed"))
+        } else {
+            file.sync_data()
+        };
+        result.map_err(|error| {
+            *failed = true;
+            LogError::Unknown(Error::io(
+                &FileName::Log(number).path(&self.dir),
+                "syncing",
+                error,
+            ))
+        })
+    }
+
+    /// The last SeqNo known to be durable.
+    pub(crate) fn synced_seqno(&self) -> u64 {
+        self.inner.lock().synced_seqno
+    }
+
+    /// Number of the file that frames go to, its end and its chain CRC.
+    pub(crate) fn end(&self) -> (u64, esker_wal::LogEnd) {
+        let inner = self.inner.lock();
+        (inner.current.header().number.0, inner.current.end())
+    }
+
+    /// Numbers of the files of the chain, oldest first.
+    pub(crate) fn oldest(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner
+            .retained
+            .front()
+            .map_or(inner.current.header().number.0, |&(number, _)| number)
+    }
+
+    /// Bytes of all files of the chain.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.retained.iter().map(|&(_, len)| len).sum::<u64>() + inner.current.end().offset
+    }
+
+    /// Bytes appended since the database was opened.
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.bytes_written.load(Ordering::Relaxed)
+    }
+
+    /// Forgets files older than `first`, and returns their paths.
+    pub(crate) fn release_below(&self, first: u64) -> Vec<PathBuf> {
+        let mut inner = self.inner.lock();
+        let mut paths = Vec::new();
+        while let Some(&(number, _)) = inner.retained.front()
+            && number < first
+        {
+            paths.push(FileName::Log(number).path(&self.dir));
+            inner.retained.pop_front();
+        }
+        paths
+    }
+}
+
+impl Inner {
+    fn has_frames(&self) -> bool {
+        self.current.end().offset > esker_wal::HEADER_LEN as u64
+    }
+}
+
+/// Writes and syncs the header of a file that exists.
+fn begin(
+    env: &dyn Env,
+    file: FileHandle,
+    number: u64,
+    predecessor: Option<(LogNumber, esker_wal::LogEnd)>,
+) -> io::Result<LogWriter<FileHandle>> {
+    let file_id = env.entropy().file_id()?;
+    let header = LogHeader {
+        number: LogNumber(number),
+        file_id,
+        kind: LogKind::Writes,
+        predecessor,
+    };
+    LogWriter::create(file, &header)
+}

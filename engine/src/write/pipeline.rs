@@ -1,0 +1,292 @@
+//! What a commit group does: log, sync, memtables, visibility.
+//!
+//! Owns the engine's side of group commit and the admission of writers against
+//! the memory budget. Invariants: a batch is validated and admitted before it
+//! gets SeqNos; memtables freeze only between groups; a poisoned handle logs
+//! nothing. Must not know: how files are named or rotated.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use esker_segment::{CollectionId, SeqNo};
+use esker_wal::{CommitSink, FrameBuf, Sequenced, SequencedFrame};
+use parking_lot::Mutex;
+
+use super::log::LogError;
+use crate::background::FLUSH;
+use crate::batch::{Operation, WriteBatch, decode};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::memory::Charge;
+use crate::options::{Background, Durability, WriteOptions};
+
+/// One batch in the queue.
+pub(crate) struct WriteRequest {
+    frame: FrameBuf,
+    sync: bool,
+    periodic: Option<Duration>,
+    /// Holds the batch's bytes in the budget until its rows are charged themselves.
+    _reserved: Charge,
+}
+
+/// What the leader carries from one step of a group to the next.
+#[derive(Default)]
+pub(crate) struct PipelineState {
+    log_of_group: AtomicU64,
+    over_limit: Mutex<Vec<CollectionId>>,
+    /// When the oldest unsynced periodic write must be on the disk.
+    sync_due: Mutex<Option<Duration>>,
+}
+
+impl CommitSink for Core {
+    type Request = WriteRequest;
+    type Error = Error;
+
+    fn append(&self, group: &mut [Sequenced<WriteRequest>]) -> Result<()> {
+        self.check_writable()?;
+        let mut frames: Vec<_> = group
+            .iter_mut()
+            .map(|member| SequencedFrame {
+                buf: &mut member.request.frame,
+                first_seqno: member.first_seqno,
+                seqno_count: member.count,
+            })
+            .collect();
+        let number = self
+            .log
+            .append(&mut frames)
+            .map_err(|error| self.log_failed(error))?;
+        self.pipeline.log_of_group.store(number, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn weight(request: &WriteRequest) -> usize {
+        request.frame.encoded_len()
+    }
+
+    fn wants_sync(request: &WriteRequest) -> bool {
+        request.sync
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.sync_log()
+    }
+
+    fn apply(&self, group: Vec<Sequenced<WriteRequest>>) {
+        let (view, _) = self.published.get();
+        let log = self.pipeline.log_of_group.load(Ordering::Relaxed);
+        let mut touched = Vec::new();
+        for member in &group {
+            self.note_periodic(member.request.periodic);
+            let applied = decode(member.request.frame.payload(), |index, operation| {
+                let id = operation.collection();
+                // A collection dropped meanwhile: the drop came after this write.
+                let Some(collection) = view.collections.get(&id) else {
+                    return Ok(());
+                };
+                let memtable = &collection.active;
+                memtable.note_log(log);
+                if touched.last() != Some(&id) {
+                    touched.push(id);
+                }
+                let seqno = SeqNo(member.first_seqno + u64::from(index));
+                let ok = match operation {
+                    Operation::Put {
+                        key,
+                        vector,
+                        payload,
+                        ..
+                    } => memtable.put(seqno, key, vector, payload),
+                    Operation::Delete { key, .. } => {
+                        memtable.delete(seqno, key);
+                        true
+                    }
+                };
+                if ok { Ok(()) } else { Err(()) }
+            });
+            if !matches!(applied, Ok(Ok(()))) {
+                self.poison("a logged batch did not fit its memtable".to_owned());
+            }
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        touched.retain(|id| {
+            view.collections
+                .get(id)
+                .is_some_and(|c| c.active.used_bytes() >= self.options.memtable_bytes)
+        });
+        *self.pipeline.over_limit.lock() = touched;
+    }
+
+    fn publish(&self, last: u64) {
+        self.published.publish(SeqNo(last));
+        let over = std::mem::take(&mut *self.pipeline.over_limit.lock());
+        for id in over {
+            self.freeze(id);
+        }
+        if self.log.wants_preparation() {
+            self.signals.log.notify();
+        }
+    }
+
+    fn leader_panicked(&self) -> Error {
+        self.poison("a writer panicked while it committed a group".to_owned())
+    }
+}
+
+impl Core {
+    fn log_failed(&self, error: LogError) -> Error {
+        match error {
+            LogError::Failed(error) => error,
+            LogError::Unknown(error) => self.poison(error.to_string()),
+        }
+    }
+
+    /// Makes everything logged so far durable, or poisons.
+    pub(crate) fn sync_log(&self) -> Result<()> {
+        let seqno = self.log.sync().map_err(|error| self.log_failed(error))?;
+        *self.pipeline.sync_due.lock() = None;
+        self.waiters.durable(SeqNo(seqno), self);
+        Ok(())
+    }
+
+    fn note_periodic(&self, period: Option<Duration>) {
+        let Some(period) = period else { return };
+        let due = self.env.clock().now() + period;
+        let mut earliest = self.pipeline.sync_due.lock();
+        if earliest.is_none_or(|other| due < other) {
+            *earliest = Some(due);
+            drop(earliest);
+            self.signals.log.notify();
+        }
+    }
+
+    /// When the next periodic sync is due, if one is.
+    pub(crate) fn sync_due(&self) -> Option<Duration> {
+        *self.pipeline.sync_due.lock()
+    }
+
+    /// Starts a new active memtable for a collection. Called between groups only.
+    pub(crate) fn freeze(&self, id: CollectionId) {
+        let Some(info) = self.info(id) else { return };
+        let fresh = self.new_memtable(&info);
+        let frozen = self.published.update(|view| {
+            let Some(collection) = view.collections.get_mut(&id) else {
+                return false;
+            };
+            if collection.active.is_empty() {
+                return false;
+            }
+            let old = std::mem::replace(&mut collection.active, fresh);
+            collection.frozen.push(old);
+            true
+        });
+        if frozen {
+            self.signals.flush.notify();
+        }
+    }
+
+    /// Validates the batch as a whole, waits for memory, and queues it.
+    pub(crate) fn enqueue(
+        &self,
+        identity: usize,
+        batch: WriteBatch,
+        options: WriteOptions,
+        may_wait: bool,
+    ) -> Result<esker_wal::Ticket<Core>> {
+        self.check_writable()?;
+        if batch.owner().is_some_and(|owner| owner != identity) {
+            return Err(Error::invalid("the batch was made for another database"));
+        }
+        let limit = self.options.batch_limit();
+        let bytes = batch.encoded_bytes();
+        if bytes > limit {
+            return Err(Error::Invalid(format!(
+                "a batch of {bytes} bytes exceeds max_batch_bytes ({limit}); split it"
+            )));
+        }
+        let reserved = self.admit(bytes, may_wait)?;
+        let durability = options
+            .durability
+            .unwrap_or(self.options.default_durability);
+        if durability == Durability::Sync {
+            self.log.note_sync_wanted();
+        }
+        self.counters.batch(batch.len() as u64, bytes as u64);
+        let (frame, ops) = batch.into_frame();
+        let request = WriteRequest {
+            frame,
+            sync: durability == Durability::Sync,
+            periodic: match durability {
+                Durability::Periodic(period) => Some(period),
+                _ => None,
+            },
+            _reserved: reserved,
+        };
+        Ok(self.group.enqueue(request, ops))
+    }
+
+    /// Takes `bytes` from the budget: slowed when it is nearly used, stalled when
+    /// it is. A stall ends with an error where flushing cannot help.
+    fn admit(&self, bytes: usize, may_wait: bool) -> Result<Charge> {
+        /// Share of the budget beyond which writers are slowed: seven eighths.
+        const SLOW_AT: (usize, usize) = (7, 8);
+        const SLOWDOWN: Duration = Duration::from_micros(500);
+        const LOOK_AGAIN: Duration = Duration::from_millis(100);
+        let clock = self.env.clock();
+        let nearly_used = self.budget.used() > self.budget.limit() / SLOW_AT.1 * SLOW_AT.0;
+        if may_wait && nearly_used && self.options.background == Background::Threads {
+            self.counters.slowed();
+            clock.sleep(SLOWDOWN);
+        }
+        let mut stalled_since = None;
+        let result = loop {
+            let seen = self.budget.releases();
+            if let Some(charge) = self.budget.try_reserve(bytes) {
+                break Ok(charge);
+            }
+            if !may_wait {
+                break Err(Error::Busy(
+                    "the memory budget is used up; retry later".to_owned(),
+                ));
+            }
+            if let Err(error) = self.check_writable() {
+                break Err(error);
+            }
+            stalled_since.get_or_insert_with(|| clock.now());
+            self.freeze_all();
+            match self.options.background {
+                Background::Threads => {
+                    self.signals.flush.notify();
+                    if let Some(error) = self.failures.lock().get(FLUSH).cloned() {
+                        break Err(error);
+                    }
+                    self.budget.wait(seen, LOOK_AGAIN);
+                }
+                Background::Manual => match self.flush_step() {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        break Err(Error::Busy(
+                            "the memory budget is pinned by other batches; retry later".to_owned(),
+                        ));
+                    }
+                    Err(error) => break Err(error),
+                },
+            }
+        };
+        if let Some(since) = stalled_since {
+            self.counters.stalled(clock.now().saturating_sub(since));
+        }
+        result
+    }
+
+    /// Freezes every memtable that holds something.
+    pub(crate) fn freeze_all(&self) {
+        let (view, _) = self.published.get();
+        for (&id, collection) in &view.collections {
+            if !collection.active.is_empty() {
+                self.group.with_leadership(|| self.freeze(id));
+            }
+        }
+    }
+}

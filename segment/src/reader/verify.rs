@@ -1,0 +1,197 @@
+//! Scrubbing a segment: every byte, then everything that rows say of each other.
+//!
+//! Invariants: bytes are read again from the source, whatever was verified
+//! before; the first thing that does not hold is reported with its offset.
+//! Must not know: what is done about it.
+
+use std::ops::Range;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::distance::{inverse_norm, validate_vector};
+use crate::error::SegmentError;
+use crate::id::SeqNo;
+use crate::reader::{Layout, Segment};
+use crate::source::{Scratch, Section, SectionSource};
+use crate::wire::u64_at;
+use crate::writer::PAYLOAD_PRESENT;
+
+/// Bytes that are scrubbed at a time: whole blocks of any size.
+const PIECE: u64 = 1 << 20;
+
+impl<S: SectionSource> Segment<S> {
+    /// Reads everything and checks it: all hashes; keys strictly ascending, with
+    /// ranks, fences and filter that agree; vectors and norms within the rules;
+    /// sequence numbers, payloads and statistics that fit each other.
+    ///
+    /// # Errors
+    /// `Corruption` for the first thing that does not hold; `Io`.
+    pub fn verify(&self) -> Result<(), SegmentError> {
+        Layout::read(&self.source, &self.expected)?;
+        self.verify_bytes()?;
+        self.verify_vectors()?;
+        self.verify_seqnos()?;
+        self.verify_keys()?;
+        self.verify_payloads()
+    }
+
+    /// Every block, and every byte before the footer.
+    fn verify_bytes(&self) -> Result<(), SegmentError> {
+        let mut sections: Vec<&Section> = self.sections.all().collect();
+        // By end too: an empty section starts where the one behind it does.
+        sections.sort_by_key(|section| (section.entry().offset, section.entry().range().end));
+        let mut whole = Xxh3::with_seed(self.expected.file_id.salt());
+        let mut at = 0;
+        for section in sections {
+            let Range { start, end } = section.entry().range();
+            self.scrub(at..start, &mut whole, |_, _| Ok(()))?;
+            let block_size = section.entry().block_size as usize;
+            self.scrub(start..end, &mut whole, |offset, bytes| {
+                let first = ((offset - start) / block_size as u64) as u32;
+                (first..)
+                    .zip(bytes.chunks(block_size))
+                    .try_for_each(|(block, bytes)| section.check_block(block, bytes))
+            })?;
+            at = end;
+        }
+        self.scrub(at..self.footer_offset, &mut whole, |_, _| Ok(()))?;
+        if whole.digest() != self.body_hash {
+            return Err(SegmentError::corruption(
+                0,
+                "the file fails its checksum, though each of its blocks passes: a byte between \
+                 sections or in the header differs",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Reads part of the file, piece by piece, into the hash and a check.
+    fn scrub(
+        &self,
+        range: Range<u64>,
+        whole: &mut Xxh3,
+        check: impl Fn(u64, &[u8]) -> Result<(), SegmentError>,
+    ) -> Result<(), SegmentError> {
+        for start in range.clone().step_by(PIECE as usize) {
+            let bytes = self.source.resident(start..range.end.min(start + PIECE))?;
+            check(start, &bytes)?;
+            whole.update(&bytes);
+        }
+        Ok(())
+    }
+
+    fn verify_vectors(&self) -> Result<(), SegmentError> {
+        let dimension = self.expected.dimension as usize;
+        let stride = dimension as u64 * 4;
+        let section = &self.sections.vectors;
+        let (mut vectors, mut norms) = (Scratch::default(), Scratch::default());
+        for rows in self.pieces(stride) {
+            let bytes = rows.start * stride..rows.end * stride;
+            let components = self.floats(section, bytes, &mut vectors)?;
+            for (row, vector) in rows.clone().zip(components.chunks_exact(dimension)) {
+                validate_vector(self.expected.metric, self.expected.dimension, vector)
+                    .map_err(|error| section.corruption(row * stride, error.to_string()))?;
+            }
+            let Some(section) = &self.sections.norms else {
+                continue;
+            };
+            let norms = self.floats(section, rows.start * 4..rows.end * 4, &mut norms)?;
+            for ((row, vector), norm) in rows.zip(components.chunks_exact(dimension)).zip(norms) {
+                if inverse_norm(vector).to_bits() != norm.to_bits() {
+                    return Err(section.corruption(row * 4, "a norm that is not its vector's"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_seqnos(&self) -> Result<(), SegmentError> {
+        let section = &self.sections.seqnos;
+        let mut scratch = Scratch::default();
+        let (mut min, mut max) = (SeqNo(u64::MAX), SeqNo(0));
+        for rows in self.pieces(8) {
+            let bytes = self
+                .source
+                .stream(section, rows.start * 8..rows.end * 8, &mut scratch)?;
+            for seqno in (0..bytes.len() / 8).filter_map(|n| u64_at(bytes, n)) {
+                (min, max) = (min.min(SeqNo(seqno)), max.max(SeqNo(seqno)));
+            }
+        }
+        if (min, max) != (self.stats.min_seqno, self.stats.max_seqno) {
+            return Err(section.corruption(0, "sequence numbers that the statistics contradict"));
+        }
+        Ok(())
+    }
+
+    fn verify_keys(&self) -> Result<(), SegmentError> {
+        let mut last: Vec<u8> = Vec::new();
+        let mut key_bytes = 0;
+        for leaf in 0..self.fences.len() {
+            let corrupt = |what| self.leaf_corruption(leaf, what);
+            let fence = self.fences.key(leaf).unwrap_or_default();
+            if leaf > 0 && *fence <= *last {
+                return Err(corrupt(
+                    "a key leaf whose fence is not above the leaf before",
+                ));
+            }
+            for rank in self.fences.ranks_of(leaf).unwrap_or_default() {
+                let (key, row) = self.key_of_rank(leaf, rank)?;
+                if key[..] <= *last {
+                    return Err(corrupt("keys that do not ascend"));
+                }
+                if key[..] < *fence {
+                    return Err(corrupt("a key below the fence of its leaf"));
+                }
+                if row.0 >= self.rows() || self.rank(row)? != rank {
+                    return Err(corrupt("a key whose row has another rank"));
+                }
+                if !self.may_contain(&key)? {
+                    return Err(corrupt("a key that the filter lacks"));
+                }
+                key_bytes += key.len() as u64;
+                last.clear();
+                last.extend_from_slice(&key);
+            }
+        }
+        if key_bytes != self.stats.key_bytes {
+            return Err(self
+                .sections
+                .stats
+                .corruption(16, "another number of key bytes"));
+        }
+        Ok(())
+    }
+
+    fn verify_payloads(&self) -> Result<(), SegmentError> {
+        let (mut present, mut bytes) = (0, 0);
+        if let Some((offsets, heap)) = &self.sections.payloads {
+            let mut scratch = Scratch::default();
+            for rows in self.pieces(8) {
+                let range = rows.start * 8..rows.end * 8 + 8;
+                let table = self.source.stream(offsets, range, &mut scratch)?;
+                for (n, row) in rows.enumerate() {
+                    let (entry, next) = u64_at(table, n)
+                        .zip(u64_at(table, n + 1))
+                        .unwrap_or_default();
+                    let (start, end) = (entry & !PAYLOAD_PRESENT, next & !PAYLOAD_PRESENT);
+                    let is_present = entry & PAYLOAD_PRESENT != 0;
+                    if start != bytes || end < start || (!is_present && end != start) {
+                        return Err(offsets.corruption(row * 8, "payloads out of order"));
+                    }
+                    present += u64::from(is_present);
+                    bytes = end;
+                }
+            }
+            if bytes != heap.len() {
+                return Err(heap.corruption(0, "payload bytes that belong to no row"));
+            }
+        }
+        if (present, bytes) != (self.stats.payload_rows, self.stats.payload_bytes) {
+            return Err(self
+                .sections
+                .stats
+                .corruption(24, "another number of payloads"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! A segment in memory: mapped, or owned.
+//!
+//! Invariants: bytes are handed out in place; a block is verified at its first
+//! touch since open and then never again. Must not know: which kind it is.
+
+use std::ops::Range;
+
+use crate::bytes::Bytes;
+use crate::error::SegmentError;
+use crate::source::{Resident, Scratch, Section, SectionSource};
+
+/// The whole file as memory.
+#[derive(Debug)]
+pub struct Memory(Bytes);
+
+impl Memory {
+    /// A segment in these bytes.
+    #[must_use]
+    pub fn new(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+impl SectionSource for Memory {
+    type Guard<'a> = &'a [u8];
+
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn resident(&self, range: Range<u64>) -> Result<Resident, SegmentError> {
+        if range.start > range.end || range.end > self.len() {
+            return Err(SegmentError::corruption(
+                self.len(),
+                "the file is too short",
+            ));
+        }
+        let range = range.start as usize..range.end as usize;
+        Ok(Resident {
+            bytes: self.0.clone(),
+            range,
+            shared: true,
+        })
+    }
+
+    #[inline]
+    fn get<'a>(&'a self, section: &Section, range: Range<u64>) -> Result<&'a [u8], SegmentError> {
+        section.check_bounds(&range)?;
+        let whole = section.entry().range();
+        let bytes = self
+            .0
+            .get(whole.start as usize..whole.end as usize)
+            .ok_or_else(|| SegmentError::corruption(self.len(), "the file is too short"))?;
+        section.ensure(&range, bytes)?;
+        Ok(bytes
+            .get(range.start as usize..range.end as usize)
+            .unwrap_or_default())
+    }
+
+    fn stream<'a>(
+        &'a self,
+        section: &Section,
+        range: Range<u64>,
+        _scratch: &'a mut Scratch,
+    ) -> Result<&'a [u8], SegmentError> {
+        self.get(section, range)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.0.heap_bytes()
+    }
+}

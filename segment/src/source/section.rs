@@ -1,0 +1,180 @@
+//! One section of an open segment: its place, its blocks, which are verified.
+//!
+//! Owns the check of a block against its hash and the record that it passed.
+//! Invariant: a block's bit is set only after its bytes matched its hash. The
+//! bits order nothing (relaxed): the bytes of a file never change.
+//! Must not know: how bytes are read.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::error::SegmentError;
+use crate::id::FileId;
+use crate::layout::SectionEntry;
+use crate::preamble;
+use crate::source::Resident;
+use crate::wire::u64_at;
+
+/// A section of an open segment.
+#[derive(Debug)]
+pub struct Section {
+    entry: SectionEntry,
+    file_id: FileId,
+    block_shift: u32,
+    /// This section's block hashes.
+    hashes: Resident,
+    verified: Box<[AtomicU64]>,
+    /// Blocks not verified yet: zero makes every further check one branch.
+    unverified: AtomicU32,
+}
+
+impl Section {
+    /// A section of a decoded footer, none of its blocks verified. `hashes` are
+    /// those of the whole file.
+    pub(crate) fn new(entry: SectionEntry, file_id: FileId, hashes: &Resident) -> Self {
+        let start = entry.first_block as usize * 8;
+        let words = entry.block_count.div_ceil(64);
+        Self {
+            entry,
+            file_id,
+            block_shift: entry.block_size.trailing_zeros(),
+            hashes: hashes.part(start..start + entry.block_count as usize * 8),
+            verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            unverified: AtomicU32::new(entry.block_count),
+        }
+    }
+
+    /// Length of the section in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a section's length in bytes")]
+    pub fn len(&self) -> u64 {
+        self.entry.len
+    }
+
+    /// Offset in the file of a place in this section.
+    #[must_use]
+    pub fn file_offset(&self, at: u64) -> u64 {
+        self.entry.offset.saturating_add(at)
+    }
+
+    /// How many blocks were verified since open, and how many there are.
+    #[must_use]
+    pub fn verified_blocks(&self) -> (u32, u32) {
+        let total = self.entry.block_count;
+        (
+            total - self.unverified.load(Ordering::Relaxed).min(total),
+            total,
+        )
+    }
+
+    pub(crate) fn entry(&self) -> &SectionEntry {
+        &self.entry
+    }
+
+    /// Number in the file of the section's `block`-th block.
+    pub(crate) fn number(&self, block: u32) -> u32 {
+        self.entry.first_block.saturating_add(block)
+    }
+
+    /// An error unless the range lies in the section.
+    #[inline]
+    pub(crate) fn check_bounds(&self, range: &Range<u64>) -> Result<(), SegmentError> {
+        if range.start <= range.end && range.end <= self.entry.len {
+            return Ok(());
+        }
+        Err(self.corruption(
+            range.start.min(self.entry.len),
+            "a reference leaves its section",
+        ))
+    }
+
+    /// The blocks that a range in bounds touches.
+    #[inline]
+    pub(crate) fn blocks(&self, range: &Range<u64>) -> Range<u32> {
+        if range.is_empty() {
+            return 0..0;
+        }
+        // In bounds, so block numbers are below the count, a `u32`.
+        (range.start >> self.block_shift) as u32..((range.end - 1) >> self.block_shift) as u32 + 1
+    }
+
+    /// The bytes of some blocks, as a range of the section.
+    #[inline]
+    pub(crate) fn bytes_of(&self, blocks: &Range<u32>) -> Range<u64> {
+        let end = u64::from(blocks.end) << self.block_shift;
+        u64::from(blocks.start) << self.block_shift..end.min(self.entry.len)
+    }
+
+    /// Checks one block's bytes against its hash and remembers success.
+    pub(crate) fn check_block(&self, block: u32, bytes: &[u8]) -> Result<(), SegmentError> {
+        let hash = preamble::hash(self.file_id, u64::from(self.number(block)), bytes);
+        if u64_at(&self.hashes, block as usize) != Some(hash) {
+            let at = u64::from(block) << self.block_shift;
+            return Err(self.corruption(
+                at,
+                format!(
+                    "block {block} of section {} fails its checksum",
+                    self.name()
+                ),
+            ));
+        }
+        let (word, bit) = (block as usize / 64, 1 << (block % 64));
+        if let Some(word) = self.verified.get(word)
+            && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
+        {
+            self.unverified.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Checks the blocks of a range in bounds that were never checked. `bytes`
+    /// is the whole section.
+    #[inline]
+    pub(crate) fn ensure(&self, range: &Range<u64>, bytes: &[u8]) -> Result<(), SegmentError> {
+        if self.unverified.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        self.ensure_each(range, bytes)
+    }
+
+    fn ensure_each(&self, range: &Range<u64>, bytes: &[u8]) -> Result<(), SegmentError> {
+        for block in self.blocks(range) {
+            let word = self.verified.get(block as usize / 64);
+            if word.is_some_and(|word| word.load(Ordering::Relaxed) >> (block % 64) & 1 == 1) {
+                continue;
+            }
+            let Range { start, end } = self.bytes_of(&(block..block + 1));
+            self.check_block(
+                block,
+                bytes.get(start as usize..end as usize).unwrap_or_default(),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// A corruption at a place of this section.
+    pub(crate) fn corruption(
+        &self,
+        at: u64,
+        what: impl Into<std::borrow::Cow<'static, str>>,
+    ) -> SegmentError {
+        SegmentError::corruption(self.file_offset(at), what)
+    }
+
+    fn name(&self) -> String {
+        self.entry.known().map_or_else(
+            || format!("{:#x}", self.entry.tag),
+            |tag| format!("{tag:?}"),
+        )
+    }
+
+    /// Heap bytes of the table of block hashes, which all sections share.
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.hashes.heap_bytes()
+    }
+
+    /// Heap bytes of the section's own.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        size_of_val::<[AtomicU64]>(&self.verified)
+    }
+}

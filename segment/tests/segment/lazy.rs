@@ -1,0 +1,166 @@
+//! Which parts of a file are touched, and when their checksums are.
+
+use std::sync::Arc;
+
+use esker_segment::layout::SectionTag;
+use esker_segment::{Metric, Row, Segment, SegmentError};
+
+use crate::hostile::Layout;
+use crate::support::{Device, many, memory, paged, write};
+
+fn touched(segment: &Segment) -> Vec<(SectionTag, u32)> {
+    segment
+        .verified_blocks()
+        .filter(|(_, verified, _)| *verified > 0)
+        .map(|(tag, verified, _)| (tag, verified))
+        .collect()
+}
+
+#[test]
+fn open_touches_header_footer_and_tables_only() {
+    let (file, expected) = write(&many(3000, 64), Metric::Cosine);
+    let segment = Segment::open(memory(&file), &expected).unwrap();
+    let tables = [(SectionTag::KeyFences, 1), (SectionTag::Stats, 1)];
+    assert_eq!(touched(&segment), tables);
+
+    let device = Device::new(&file);
+    let source = paged(&device, 1 << 20);
+    device.reads.lock().unwrap().clear();
+    let segment = Segment::open(source, &expected).unwrap();
+    assert_eq!(touched(&segment), tables);
+    let layout = Layout::read(&file);
+    let allowed = [
+        0..4096,
+        layout.range(SectionTag::KeyFences),
+        layout.range(SectionTag::Stats),
+        layout.footer_offset..file.len(),
+    ];
+    for (offset, len) in device.reads.lock().unwrap().iter() {
+        let (start, end) = (*offset as usize, *offset as usize + len);
+        assert!(
+            allowed
+                .iter()
+                .any(|range| range.start <= start && end <= range.end),
+            "open read {start}..{end}"
+        );
+    }
+}
+
+#[test]
+fn a_lookup_touches_a_block_of_the_filter_and_a_leaf() {
+    let rows = many(20_000, 2);
+    let (file, expected) = write(&rows, Metric::L2);
+    let open = || Segment::open(memory(&file), &expected).unwrap();
+    let tables = touched(&open());
+    let beside = |segment: &Segment| {
+        let mut more = touched(segment);
+        more.retain(|entry| !tables.contains(entry));
+        more
+    };
+    let segment = open();
+    assert_eq!(segment.find(&rows.rows[7777].key).unwrap(), Some(Row(7777)));
+    assert_eq!(
+        beside(&segment),
+        [(SectionTag::Keys, 1), (SectionTag::KeyFilter, 1)]
+    );
+    let segment = open();
+    assert_eq!(segment.key(Row(7777)).unwrap()[..], rows.rows[7777].key);
+    assert_eq!(
+        beside(&segment),
+        [(SectionTag::Keys, 1), (SectionTag::KeyRanks, 1)]
+    );
+    // Absent keys mostly cost the filter alone.
+    let segment = open();
+    for n in 0..100 {
+        assert_eq!(
+            segment.find(format!("absent-{n}").as_bytes()).unwrap(),
+            None
+        );
+    }
+    let leaves = beside(&segment)
+        .iter()
+        .find(|(tag, _)| *tag == SectionTag::Keys)
+        .map(|(_, n)| *n);
+    assert!(leaves.unwrap_or(0) <= 5, "{leaves:?}");
+}
+
+#[test]
+fn memory_verifies_at_first_touch_and_a_device_at_every_read() {
+    let rows = many(500, 16);
+    let (file, expected) = write(&rows, Metric::L2);
+    let at = Layout::read(&file).range(SectionTag::Vectors).start;
+    let mut bad = file.clone();
+    bad[at + 5000] ^= 1;
+    // Row 78 is in the damaged second block, row 1 in the first.
+    let segment = Segment::open(memory(&bad), &expected).unwrap();
+    assert!(segment.vector(Row(1)).is_ok());
+    let error = segment.vector(Row(78)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "corrupt at byte {}: block 1 of section Vectors fails its checksum",
+            at + 4096
+        )
+    );
+
+    for cache in [0, 1 << 20] {
+        let device = Device::new(&bad);
+        let segment = Segment::open(paged(&device, cache), &expected).unwrap();
+        assert!(matches!(
+            segment.vector(Row(78)),
+            Err(SegmentError::Corruption { .. })
+        ));
+        // What failed was not kept: once the device heals, so do answers.
+        device.bytes.lock().unwrap()[at + 5000] ^= 1;
+        assert_eq!(*segment.vector(Row(78)).unwrap(), rows.rows[78].vector[..]);
+        // What passed is kept only in the cache.
+        device.bytes.lock().unwrap()[at + 5000] ^= 1;
+        assert_eq!(segment.vector(Row(78)).is_ok(), cache > 0);
+        assert!(segment.verify().is_err(), "a scrub reads the device");
+    }
+}
+
+#[test]
+fn a_failing_or_shrunken_device_is_an_error() {
+    let (file, expected) = write(&many(500, 16), Metric::L2);
+    let device = Device::new(&file);
+    let segment = Segment::open(paged(&device, 0), &expected).unwrap();
+    *device.broken.lock().unwrap() = true;
+    assert!(matches!(segment.vector(Row(3)), Err(SegmentError::Io(_))));
+    assert!(matches!(segment.verify(), Err(SegmentError::Io(_))));
+    *device.broken.lock().unwrap() = false;
+    device.bytes.lock().unwrap().truncate(9000);
+    assert!(matches!(
+        segment.vector(Row(499)),
+        Err(SegmentError::Corruption { .. })
+    ));
+    assert!(segment.vector(Row(3)).is_ok());
+}
+
+#[test]
+fn segments_share_a_cache_without_mixing() {
+    let cache = esker_segment::BlockCache::new(1 << 20);
+    let open = |dimension: usize| {
+        let rows = many(100, dimension);
+        let (file, expected) = write(&rows, Metric::L2);
+        let device: Arc<dyn esker_segment::ReadAt> = Device::new(&file);
+        let paged = esker_segment::Paged::new(device, file.len() as u64, Arc::clone(&cache));
+        (
+            Segment::open(esker_segment::Source::Paged(paged), &expected).unwrap(),
+            rows,
+        )
+    };
+    let segments = [open(8), open(9), open(8)];
+    for _ in 0..2 {
+        for (segment, rows) in &segments {
+            for row in 0..100 {
+                assert_eq!(
+                    *segment.vector(Row(row)).unwrap(),
+                    rows.rows[row as usize].vector[..]
+                );
+            }
+        }
+    }
+    assert!((9000..1 << 20).contains(&cache.used_bytes()));
+    assert!(cache.used_bytes() <= cache.capacity_bytes());
+}

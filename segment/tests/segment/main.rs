@@ -1,0 +1,17 @@
+//! A segment file as its users see it: written once, damaged in every way, read.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+mod allocations;
+mod damage;
+mod format;
+mod hostile;
+mod lazy;
+mod nearest;
+mod round_trip;
+mod support;
+mod writer;

@@ -1,0 +1,39 @@
+//! The locks of group commit, in the flavour of the build.
+//!
+//! Owns the choice between parking_lot and, under `cfg(loom)`, the model checker's
+//! own. Invariant: nothing else in this crate names either. A lock that a panicking
+//! thread held is simply free again; the protocol above deals with the panic.
+
+#[cfg(not(loom))]
+mod flavour {
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::sync::Arc;
+
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock()
+    }
+
+    pub(crate) fn wait<'a, T>(
+        condvar: &Condvar,
+        mut guard: MutexGuard<'a, T>,
+    ) -> MutexGuard<'a, T> {
+        condvar.wait(&mut guard);
+        guard
+    }
+}
+
+#[cfg(loom)]
+mod flavour {
+    pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
+    use std::sync::PoisonError;
+
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) use flavour::{Arc, Condvar, Mutex, lock, wait};
