@@ -102,7 +102,8 @@ Rows of DIR/base.fvecs or DIR/base.bvecs are written in batches through the \
 public API, from the first write to the last acknowledgement (rows_per_s). A loop \
 of plain writes of as many bytes to a growing file in the same directory, each \
 followed by fdatasync unless --durability is os, is measured before and after, in \
-one thread, and averaged (raw_rows_per_s). The metric is that of DIR/metric, else \
+one thread, and averaged (raw_rows_per_s); where the two differ much the disk was \
+busy or drifting, and the comparison says little. The metric is that of DIR/metric, else \
 l2.
 
 stall_s is the time that writers were held back, all threads together; flush_s \

@@ -35,6 +35,13 @@ fn every_field_is_there_and_possible() {
     for field in ["rows_per_s", "raw_rows_per_s"] {
         assert!(report[field].as_f64().unwrap() > 0.0, "{report}");
     }
+    let [before, after] = ["before", "after"].map(|when| {
+        report[format!("raw_rows_per_s_{when}").as_str()]
+            .as_f64()
+            .unwrap()
+    });
+    let mean = report["raw_rows_per_s"].as_f64().unwrap();
+    assert!((mean - (before + after) / 2.0).abs() <= 1.0, "{report}");
     assert!(report["stall_s"].as_f64().unwrap() >= 0.0, "{report}");
     assert!(report["segments"].as_u64().unwrap() >= 1, "{report}");
     // Every row reaches the log and a segment.

@@ -69,7 +69,7 @@ fn searches_find_the_nearest_rows_in_order() {
     assert_eq!(all.lines().count(), 300, "k is clamped");
 
     bench.fails("search db points --vector 1,2", 1, "exactly 3");
-    bench.fails("search db points --vector 1,2,NaN", 1, "");
+    bench.fails("search db points --vector 1,2,NaN", 1, "NaN");
     bench.fails("search db points --like p40 -k 0", 1, "k");
     bench.fails("search db points --like nobody", 1, "nobody");
     bench.fails(

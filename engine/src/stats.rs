@@ -88,6 +88,11 @@ pub struct Stats {
     pub segment_bytes: u64,
     /// Rows in them that are not superseded.
     pub segment_rows: u64,
+    /// Blocks of mapped segments that were read and verified since their files
+    /// were opened; each is verified at its first touch.
+    pub blocks_verified: u64,
+    /// All blocks of mapped segments.
+    pub blocks: u64,
     /// Bytes of log files on disk that are still needed.
     pub log_bytes: u64,
     /// Heap bytes charged for memtables and batches in flight.
@@ -134,6 +139,10 @@ impl Core {
             stats.segments += 1;
             stats.segment_bytes += segment.file.meta.len;
             stats.segment_rows += segment.live_rows();
+            for (_, verified, total) in segment.file.segment.verified_blocks() {
+                stats.blocks_verified += u64::from(verified);
+                stats.blocks += u64::from(total);
+            }
             stats.segment_heap_bytes +=
                 segment.file.segment.heap_bytes() + segment.deleted.heap_bytes();
         }

@@ -406,8 +406,9 @@ mod tests {
 
     #[test]
     fn readers_see_whole_rows_while_the_writer_appends() {
-        const DIMENSION: usize = 67;
-        let total = if cfg!(miri) { 300 } else { 40_000 };
+        // Long rows, so that writing one takes a while.
+        const DIMENSION: usize = 1025;
+        let total = if cfg!(miri) { 60 } else { 20_000 };
         let mut rows = AppendRows::new(DIMENSION);
         thread::scope(|scope| {
             for _ in 0..3 {
@@ -415,7 +416,10 @@ mod tests {
                 scope.spawn(move || {
                     loop {
                         let len = reader.len();
-                        for row in len.saturating_sub(40)..len {
+                        // The newest first, its end first: what is written last.
+                        for row in (len.saturating_sub(3)..len).rev() {
+                            let last = reader.row(row).and_then(|row| row.last()).copied();
+                            assert_eq!(last, Some((row * 31 + DIMENSION as u32 - 1) as f32));
                             assert_eq!(reader.row(row).unwrap(), row_of(row, DIMENSION));
                         }
                         if len == total {

@@ -410,3 +410,107 @@ fn check_entry(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Footer, SectionEntry, SectionTag, check_entry};
+
+    const GOOD: SectionEntry = SectionEntry {
+        tag: SectionTag::SeqNos as u16,
+        flags: 0,
+        block_size: 4096,
+        offset: 8192,
+        len: 5000,
+        first_block: 3,
+        block_count: 2,
+    };
+
+    fn check(entry: SectionEntry) -> Result<(), &'static str> {
+        // The section before ends at 8192; the footer starts at 16384.
+        check_entry(&entry, 8192, 16_384, 3)
+    }
+
+    #[test]
+    fn each_rule_of_an_entry_is_checked() {
+        assert_eq!(check(GOOD), Ok(()));
+        assert_eq!(
+            check(SectionEntry { len: 8192, ..GOOD }),
+            Ok(()),
+            "up to the footer"
+        );
+        let unaligned = check(SectionEntry {
+            offset: 8200,
+            ..GOOD
+        });
+        assert_eq!(unaligned, Err("a section that is not aligned"));
+        let page = SectionEntry {
+            tag: SectionTag::Vectors as u16,
+            offset: 8192 + 64,
+            ..GOOD
+        };
+        assert_eq!(check(page), Err("a section that is not aligned"));
+        let overlap = check(SectionEntry {
+            offset: 8192 - 64,
+            ..GOOD
+        });
+        assert_eq!(
+            overlap,
+            Err("a section that begins before the one before it ends")
+        );
+        for len in [8193, u64::MAX, u64::MAX - 8192] {
+            let beyond = check(SectionEntry { len, ..GOOD });
+            assert_eq!(
+                beyond,
+                Err("a section that ends behind the footer's start"),
+                "{len}"
+            );
+        }
+        for block_size in [0, 1, 2048, 4097, 6000, 1 << 21] {
+            let size = check(SectionEntry { block_size, ..GOOD });
+            assert_eq!(
+                size,
+                Err("a block size that no release writes"),
+                "{block_size}"
+            );
+        }
+        for (first_block, block_count) in [(2, 2), (4, 2), (3, 1), (3, 3)] {
+            let blocks = check(SectionEntry {
+                first_block,
+                block_count,
+                ..GOOD
+            });
+            assert_eq!(blocks, Err("a section whose blocks do not fit its length"));
+        }
+    }
+
+    #[test]
+    fn a_footer_comes_back_and_its_counts_are_checked() {
+        let first = SectionEntry {
+            first_block: 0,
+            ..GOOD
+        };
+        let bytes = Footer::encode(42, &[first], &[7, 8]);
+        let footer = Footer::decode(&bytes, 16_384).unwrap();
+        assert_eq!((footer.body_hash, &footer.sections[..]), (42, &[first][..]));
+        assert_eq!(bytes[footer.hashes.clone()].len(), 16);
+        for (at, value) in [(0, 2), (0, 0), (3, 0xFF), (4, 1), (4, 3), (7, 0xFF)] {
+            let mut bad = bytes.clone();
+            bad[at] = value;
+            assert!(Footer::decode(&bad, 16_384).is_err(), "byte {at}");
+        }
+        let spare = Footer::encode(42, &[first], &[7, 8, 9]);
+        assert!(
+            Footer::decode(&spare, 16_384).is_err(),
+            "a hash without a block"
+        );
+        let twice = SectionEntry {
+            offset: 8192 + 5056,
+            len: 64,
+            first_block: 2,
+            block_count: 1,
+            ..GOOD
+        };
+        let twice = Footer::encode(42, &[first, twice], &[7, 8, 9]);
+        assert!(Footer::decode(&twice, 16_384).is_err(), "one tag twice");
+    }
+}

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &BenchIngest) -> Result<(), Failure> {
     let before = raw.measure(scratch.path())?;
     let ingest = ingest(&plan, &db_dir)?;
     let after = raw.measure(scratch.path())?;
-    let report = report(args, &plan, &ingest, (before + after) / 2.0);
+    let report = report(args, &plan, &ingest, [before, after]);
     drop(scratch);
     if args.json {
         print_line(report)
@@ -243,12 +243,14 @@ fn write_batch(
     Ok(())
 }
 
-fn report(args: &BenchIngest, plan: &Plan, ingest: &Ingest, raw_rows_per_s: f64) -> Value {
+fn report(args: &BenchIngest, plan: &Plan, ingest: &Ingest, [before, after]: [f64; 2]) -> Value {
     let stats = &ingest.stats;
     let written = stats.bytes_written_log + stats.bytes_written_segments;
     json!({
         "rows_per_s": (plan.rows as f64 / ingest.elapsed.as_secs_f64()).round(),
-        "raw_rows_per_s": raw_rows_per_s.round(),
+        "raw_rows_per_s": ((before + after) / 2.0).round(),
+        "raw_rows_per_s_before": before.round(),
+        "raw_rows_per_s_after": after.round(),
         "stall_s": stats.stall_time.as_secs_f64(),
         "flush_s": ingest.flush.as_secs_f64(),
         "segments": stats.segments,

@@ -69,7 +69,7 @@ pub(crate) fn ingest_and_kill(
     };
     let mut answers = BufReader::new(answers).lines();
 
-    let mut slowest_ack = Duration::ZERO;
+    let mut fastest_ack = Duration::MAX;
     for batch in 0..victim {
         expect_begin(&mut commands, &mut answers, batch)?;
         let begun = Instant::now();
@@ -77,11 +77,11 @@ pub(crate) fn ingest_and_kill(
             Some(Message::Acked(acked)) if acked == batch => bar.inc(BATCH as u64),
             other => return Err(out_of_step(other)),
         }
-        slowest_ack = slowest_ack.max(begun.elapsed());
+        fastest_ack = fastest_ack.min(begun.elapsed());
     }
     expect_begin(&mut commands, &mut answers, victim)?;
     // Somewhere between the first byte of the write and the end of its sync.
-    std::thread::sleep(kill_delay(slowest_ack));
+    std::thread::sleep(kill_delay(fastest_ack));
     child.kill().map_err(fail)?;
     Ok(match next(&mut answers)? {
         None => Killed {
@@ -98,10 +98,17 @@ pub(crate) fn ingest_and_kill(
     })
 }
 
-/// A random part of a quarter of what the slowest batch took: the typical batch
-/// is then still being written.
-fn kill_delay(slowest_ack: Duration) -> Duration {
-    slowest_ack.mul_f64(0.25 * super::random_fraction())
+/// A random part of half of what the fastest batch took, so that the batch is
+/// then still being written. The slowest would not do: one slow sync among the
+/// earlier batches would let this one finish.
+fn kill_delay(fastest_ack: Duration) -> Duration {
+    // Before any batch was timed there is nothing to go by, so no delay.
+    let fastest = if fastest_ack == Duration::MAX {
+        Duration::ZERO
+    } else {
+        fastest_ack
+    };
+    fastest.mul_f64(0.5 * super::random_fraction())
 }
 
 fn expect_begin(

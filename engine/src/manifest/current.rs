@@ -184,4 +184,43 @@ mod tests {
             );
         }
     }
+
+    /// Each field is where the format's document says.
+    #[test]
+    fn the_document_gives_the_offsets() {
+        let document = include_str!("../../../docs/format/manifest.md");
+        let current = Current {
+            manifest: 0x0102,
+            file_id: FileId([0xAB; 16]),
+            sealed: Some(LogEnd {
+                offset: 0x0304,
+                chain_crc: 0x0506,
+            }),
+        };
+        let bytes = current.encode();
+        let fields: [(usize, &[u8], &str); 9] = [
+            (0, &MAGIC, "magic `ESKERCUR`"),
+            (8, &FORMAT_VERSION.to_le_bytes(), "format version, 1"),
+            (12, &SEALED.to_le_bytes(), "flags: bit 0 sealed"),
+            (16, &0x0102_u64.to_le_bytes(), "number of the live manifest"),
+            (24, &[0xAB; 16], "file id of the live manifest"),
+            (
+                40,
+                &0x0304_u64.to_le_bytes(),
+                "sealed: length of the manifest",
+            ),
+            (48, &0x0506_u32.to_le_bytes(), "sealed: chain CRC"),
+            (52, &[0; 4], "zero"),
+            (
+                56,
+                &xxh3_64(&bytes[..56]).to_le_bytes(),
+                "XXH3-64 of bytes 0 to 55",
+            ),
+        ];
+        for (offset, value, text) in fields {
+            assert_eq!(&bytes[offset..offset + value.len()], value, "{text}");
+            let row = format!("| {offset} | {} | {text}", value.len());
+            assert!(document.contains(&row), "the document lacks {row:?}");
+        }
+    }
 }

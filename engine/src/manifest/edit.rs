@@ -390,4 +390,57 @@ mod tests {
         assert_eq!(field(SAFE_TO_IGNORE | 500), Ok(Edit::default()));
         assert!(field(500).is_err());
     }
+
+    /// The tags' table in the format's document is the code's.
+    #[test]
+    fn the_document_lists_the_tags() {
+        let document = include_str!("../../../docs/format/manifest.md");
+        let tags = [
+            (TAG_CREATE_COLLECTION, "create collection"),
+            (TAG_DROP_COLLECTION, "drop collection"),
+            (TAG_ADD_SEGMENT, "add segment"),
+            (TAG_REMOVE_SEGMENT, "remove segment"),
+            (TAG_SET_DELETIONS, "set deletions"),
+            (TAG_FLUSHED, "flushed"),
+            (TAG_FIRST_LOG, "first log"),
+            (TAG_NEXT_FILE, "next file"),
+            (TAG_NEXT_COLLECTION, "next collection"),
+            (TAG_LAST_SEQNO, "last SeqNo"),
+            (TAG_SEAL, "seal"),
+        ];
+        for (tag, name) in tags {
+            assert!(
+                document.contains(&format!("\n| {tag} | {name} | ")),
+                "{tag} {name}"
+            );
+        }
+    }
+
+    /// Bodies have the sizes that the document gives.
+    #[test]
+    fn fixed_bodies_have_their_documented_sizes() {
+        let sizes: Vec<_> = everything()
+            .0
+            .iter()
+            .map(|field| {
+                let mut body = Vec::new();
+                (encode_field(field, &mut body), body.len())
+            })
+            .collect();
+        let fixed = [
+            (2, 4),
+            (3, 64),
+            (4, 12),
+            (5, 60),
+            (6, 12),
+            (7, 8),
+            (8, 8),
+            (9, 4),
+            (10, 8),
+            (11, 20),
+        ];
+        for (tag, size) in fixed {
+            assert!(sizes.contains(&(tag, size)), "tag {tag} of {size} bytes");
+        }
+    }
 }

@@ -210,3 +210,108 @@ impl FenceWriter {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Fences;
+    use crate::bytes::Bytes;
+    use crate::error::SegmentError;
+    use crate::source::{Memory, SectionSource};
+
+    /// Parses fences of (page, first rank, fence key) for 100 rows in so many pages.
+    fn parse(fences: &[(u32, u32, &[u8])], pages: u64, extra: usize) -> Result<Fences, String> {
+        let mut bytes = (fences.len() as u64).to_le_bytes().to_vec();
+        let mut keys: Vec<u8> = Vec::new();
+        for (page, rank, key) in fences {
+            keys.extend_from_slice(key);
+            bytes.extend(page.to_le_bytes());
+            bytes.extend(rank.to_le_bytes());
+            bytes.extend((keys.len() as u64).to_le_bytes());
+        }
+        bytes.extend(keys);
+        bytes.resize(bytes.len() + extra, 0);
+        let memory = Memory::new(Bytes::from_vec(bytes));
+        let bytes = memory.resident(0..memory.len()).unwrap();
+        Fences::parse(&bytes, 100, pages * 4096, 7).map_err(|error| match error {
+            SegmentError::Corruption { offset: 7, what } => what.into_owned(),
+            error => panic!("{error}"),
+        })
+    }
+
+    #[test]
+    fn leaves_are_found_by_key_and_by_rank() {
+        let fences = parse(&[(0, 0, b""), (1, 40, b"f"), (3, 41, b"p")], 4, 0).unwrap();
+        for (key, leaf) in [
+            (&b""[..], 0),
+            (b"a", 0),
+            (b"ezz", 0),
+            (b"f", 1),
+            (b"oz", 1),
+            (b"p", 2),
+            (b"z", 2),
+        ] {
+            assert_eq!(fences.leaf_of_key(key), leaf, "{key:?}");
+        }
+        for (rank, leaf) in [(0, 0), (39, 0), (40, 1), (41, 2), (99, 2)] {
+            assert_eq!(fences.leaf_of_rank(rank), leaf, "{rank}");
+        }
+        assert_eq!(fences.bytes_of(1), Some(4096..3 * 4096));
+        assert_eq!(
+            (fences.ranks_of(2), fences.ranks_of(3)),
+            (Some(41..100), None)
+        );
+    }
+
+    #[test]
+    fn each_rule_is_checked() {
+        const ORDER: &str = "key fences that do not ascend";
+        const BOUNDS: &str = "a key fence that is out of order or bounds";
+        let refused =
+            |fences: &[(u32, u32, &[u8])], pages| parse(fences, pages, 0).map(drop).unwrap_err();
+        assert_eq!(refused(&[(1, 0, b"")], 2), ORDER, "first page");
+        assert_eq!(refused(&[(0, 1, b"")], 2), ORDER, "first rank");
+        assert_eq!(refused(&[(0, 0, b"a")], 2), ORDER, "first key");
+        assert_eq!(refused(&[(0, 0, b""), (1, 9, b"")], 2), ORDER, "equal keys");
+        assert_eq!(
+            refused(&[(0, 0, b""), (1, 5, b"b"), (2, 9, b"a")], 3),
+            ORDER,
+            "falling keys"
+        );
+        assert_eq!(
+            refused(&[(0, 0, b""), (0, 9, b"a")], 2),
+            BOUNDS,
+            "equal pages"
+        );
+        assert_eq!(
+            refused(&[(0, 0, b""), (1, 0, b"a")], 2),
+            BOUNDS,
+            "equal ranks"
+        );
+        assert_eq!(
+            refused(&[(0, 0, b""), (2, 9, b"a")], 2),
+            BOUNDS,
+            "a page beyond the last"
+        );
+        assert_eq!(
+            refused(&[(0, 0, b""), (1, 100, b"a")], 2),
+            BOUNDS,
+            "a rank beyond the last"
+        );
+        assert_eq!(
+            refused(&[(0, 0, b""), (18, 9, b"a")], 19),
+            "a key leaf that is longer than any"
+        );
+        assert!(
+            parse(&[(0, 0, b""), (17, 9, b"a")], 18, 0).is_ok(),
+            "the longest leaf"
+        );
+        let longer = parse(&[(0, 0, b""), (1, 9, b"a")], 2, 1)
+            .map(drop)
+            .unwrap_err();
+        assert_eq!(longer, "fence keys that do not end with their section");
+        assert_eq!(
+            refused(&[], 2),
+            "a count of key fences that their section cannot hold"
+        );
+    }
+}

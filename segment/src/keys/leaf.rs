@@ -255,6 +255,35 @@ mod tests {
         );
     }
 
+    /// A leaf of one key, of a prefix and a suffix of these lengths.
+    fn raw(prefix: u16, suffix: u16) -> Vec<u8> {
+        let mut bytes = 1u16.to_le_bytes().to_vec();
+        bytes.extend(prefix.to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(suffix.to_le_bytes());
+        bytes.resize(
+            bytes.len() + usize::from(prefix) + usize::from(suffix),
+            b'k',
+        );
+        bytes
+    }
+
+    #[test]
+    fn a_key_is_neither_empty_nor_above_the_limit() {
+        let key_len = |prefix, suffix| {
+            let bytes = raw(prefix, suffix);
+            Leaf::parse(&bytes).unwrap().key(0).map(|key| key.len())
+        };
+        assert_eq!(key_len(1, 0), Ok(1));
+        assert_eq!(key_len(40_000, 25_535), Ok(65_535));
+        for (prefix, suffix) in [(0, 0), (40_000, 25_536), (65_535, 65_535)] {
+            assert_eq!(
+                key_len(prefix, suffix),
+                Err("a key of no length or above the limit")
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn every_key_is_found_and_every_gap(

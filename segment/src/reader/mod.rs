@@ -7,6 +7,7 @@
 //! which rows are live, where the file is.
 
 mod keys;
+mod open;
 mod scan;
 mod verify;
 
@@ -15,16 +16,14 @@ use std::ops::{Deref, Range};
 use crate::error::SegmentError;
 use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 use crate::keys::{FILTER_BLOCK_LEN, Fences};
-use crate::layout::{
-    FLAG_IGNORABLE, Footer, HEADER_LEN, Header, SectionEntry, SectionTag, TAIL_LEN, Tail,
-};
+use crate::layout::SectionTag;
 use crate::metric::Metric;
-use crate::preamble;
-use crate::source::{Resident, Section, SectionSource, Source};
+use crate::source::{Section, SectionSource, Source};
 use crate::stats::Stats;
 use crate::wire::{u32_at, u64_at};
 use crate::writer::{PAYLOAD_PRESENT, SegmentParams, SegmentSummary};
 pub use keys::KeyIter;
+use open::{Layout, Sections, read_whole};
 
 /// What the manifest says of a segment; a file that differs is not it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,22 +74,6 @@ pub struct Segment<S: SectionSource = Source> {
     fences: Fences,
     stats: Stats,
     filter_blocks: u64,
-}
-
-/// The sections that this release reads, and the entries of those that it skips.
-#[derive(Debug)]
-struct Sections {
-    vectors: Section,
-    norms: Option<Section>,
-    seqnos: Section,
-    keys: Section,
-    key_fences: Section,
-    key_ranks: Section,
-    key_filter: Section,
-    /// Offsets and heap; together or not at all.
-    payloads: Option<(Section, Section)>,
-    stats: Section,
-    skipped: Vec<Section>,
 }
 
 impl<S: SectionSource> Segment<S> {
@@ -297,158 +280,4 @@ impl<G: Deref<Target = [u8]>> Deref for VectorGuard<G> {
             Components::Copied(components) => components,
         }
     }
-}
-
-/// Header, footer and tail of a file, verified, and the block hashes.
-struct Layout {
-    tail: Tail,
-    footer: Footer,
-    hashes: Resident,
-}
-
-impl Layout {
-    fn read<S: SectionSource>(source: &S, expected: &Expected) -> Result<Self, SegmentError> {
-        let len = source.len();
-        if len != expected.len {
-            return Err(SegmentError::corruption(
-                len.min(expected.len),
-                format!("the file has {len} bytes instead of {}", expected.len),
-            ));
-        }
-        if len < (HEADER_LEN + TAIL_LEN) as u64 {
-            return Err(SegmentError::corruption(len, "the file is too short"));
-        }
-        let page = source.resident(0..HEADER_LEN as u64)?;
-        check_header(&Header::decode(&page, expected.file_id)?, expected)?;
-        let tail = Tail::decode(&source.resident(len - TAIL_LEN as u64..len)?, len)?;
-        let footer = source.resident(tail.footer_offset..len - TAIL_LEN as u64)?;
-        let hash = preamble::hash(expected.file_id, tail.footer_offset, &footer);
-        if hash != tail.footer_hash || hash != expected.hash {
-            return Err(SegmentError::corruption(
-                tail.footer_offset,
-                "the footer fails its checksum",
-            ));
-        }
-        let hashes = footer.clone();
-        let footer = Footer::decode(&footer, tail.footer_offset)?;
-        Ok(Self {
-            tail,
-            hashes: hashes.part(footer.hashes.clone()),
-            footer,
-        })
-    }
-}
-
-fn check_header(header: &Header, expected: &Expected) -> Result<(), SegmentError> {
-    let wrong = |offset, what: &str| {
-        Err(SegmentError::corruption(
-            offset,
-            format!("the segment has another {what} than expected"),
-        ))
-    };
-    match () {
-        () if header.id != expected.id => wrong(56, "number"),
-        () if header.collection != expected.collection => wrong(64, "collection"),
-        () if header.dimension != expected.dimension => wrong(68, "dimension"),
-        () if header.rows != expected.rows => wrong(72, "number of rows"),
-        () if header.metric != expected.metric => wrong(76, "metric"),
-        () => Ok(()),
-    }
-}
-
-impl Sections {
-    fn new(layout: &Layout, expected: &Expected) -> Result<Self, SegmentError> {
-        let rows = u64::from(expected.rows);
-        let open = |entry: &SectionEntry| Section::new(*entry, expected.file_id, &layout.hashes);
-        let find = |tag| layout.footer.find(tag).map(open);
-        let exactly = |tag: SectionTag, len: u64| match find(tag) {
-            Some(section) if section.len() == len => Ok(section),
-            _ => Err(layout.corrupt(format!("section {tag:?} is missing or has a wrong length"))),
-        };
-        let some = |tag: SectionTag, multiple: usize| match find(tag) {
-            Some(section) if section.len() > 0 && section.len() % multiple as u64 == 0 => {
-                Ok(section)
-            }
-            _ => Err(layout.corrupt(format!("section {tag:?} is missing or has a wrong length"))),
-        };
-        let norms = match expected.metric {
-            Metric::Cosine => Some(exactly(SectionTag::Norms, rows * 4)?),
-            Metric::L2 | Metric::InnerProduct => None,
-        };
-        let payloads = match (find(SectionTag::PayloadOffsets), find(SectionTag::Payloads)) {
-            (None, None) => None,
-            (Some(_), Some(heap)) => {
-                Some((exactly(SectionTag::PayloadOffsets, (rows + 1) * 8)?, heap))
-            }
-            _ => {
-                return Err(layout.corrupt("payloads without offsets, or offsets without payloads"));
-            }
-        };
-        let mut skipped = Vec::new();
-        for entry in layout
-            .footer
-            .sections
-            .iter()
-            .filter(|entry| entry.known().is_none())
-        {
-            if entry.flags & FLAG_IGNORABLE == 0 {
-                return Err(SegmentError::incompatible(format!(
-                    "section {:#x}",
-                    entry.tag
-                )));
-            }
-            skipped.push(open(entry));
-        }
-        if norms.is_none() && find(SectionTag::Norms).is_some() {
-            return Err(layout.corrupt("norms under a metric that has none"));
-        }
-        Ok(Self {
-            vectors: exactly(
-                SectionTag::Vectors,
-                rows * u64::from(expected.dimension) * 4,
-            )?,
-            norms,
-            seqnos: exactly(SectionTag::SeqNos, rows * 8)?,
-            keys: some(SectionTag::Keys, 1)?,
-            key_fences: some(SectionTag::KeyFences, 1)?,
-            key_ranks: exactly(SectionTag::KeyRanks, rows * 4)?,
-            key_filter: some(SectionTag::KeyFilter, FILTER_BLOCK_LEN)?,
-            payloads,
-            stats: some(SectionTag::Stats, 1)?,
-            skipped,
-        })
-    }
-
-    /// Every section, those that are only skipped included.
-    fn all(&self) -> impl Iterator<Item = &Section> {
-        [
-            &self.vectors,
-            &self.seqnos,
-            &self.keys,
-            &self.key_fences,
-            &self.key_ranks,
-        ]
-        .into_iter()
-        .chain([&self.key_filter, &self.stats])
-        .chain(&self.norms)
-        .chain(
-            self.payloads
-                .iter()
-                .flat_map(|(offsets, heap)| [offsets, heap]),
-        )
-        .chain(&self.skipped)
-    }
-}
-
-impl Layout {
-    fn corrupt(&self, what: impl Into<std::borrow::Cow<'static, str>>) -> SegmentError {
-        SegmentError::corruption(self.tail.footer_offset, what)
-    }
-}
-
-/// A small section, verified and kept.
-fn read_whole<S: SectionSource>(source: &S, section: &Section) -> Result<Resident, SegmentError> {
-    let bytes = source.resident(section.entry().range())?;
-    section.ensure(&(0..section.len()), &bytes)?;
-    Ok(bytes)
 }

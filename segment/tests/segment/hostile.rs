@@ -281,6 +281,65 @@ fn verify_finds_contradictions_behind_valid_checksums() {
     );
 }
 
+/// A segment with a tampered section, from both sources.
+fn tampered(tag: SectionTag, change: impl Fn(&mut [u8])) -> [Segment; 2] {
+    let (mut file, mut expected) = write(&small(Metric::L2), Metric::L2);
+    let layout = Layout::read(&file);
+    change(&mut file[layout.range(tag)]);
+    expected.hash = rehash(&mut file, &layout);
+    sources(&file).map(|source| Segment::open(source, &expected).unwrap())
+}
+
+fn corrupt<T: std::fmt::Debug>(result: Result<T, SegmentError>) {
+    assert!(
+        matches!(result, Err(SegmentError::Corruption { .. })),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn reads_refuse_references_that_contradict_or_leave() {
+    // Two rows whose ranks are exchanged: each would get the other's key.
+    for segment in tampered(SectionTag::KeyRanks, |ranks| ranks.swap(0, 4)) {
+        corrupt(segment.key(Row(0)));
+        corrupt(segment.key(Row(1)));
+        assert_eq!(&segment.key(Row(2)).unwrap()[..], b"figment");
+    }
+    // The first key, "apple", at a row that does not exist.
+    for segment in tampered(SectionTag::Keys, |leaf| leaf[4] = 77) {
+        corrupt(segment.find(b"apple"));
+        assert_eq!(segment.find(b"cherry").unwrap(), Some(Row(3)));
+        let mut keys = segment.iter_from(Bound::Unbounded).unwrap();
+        corrupt(keys.next().unwrap());
+        assert!(keys.next().is_none(), "nothing after an error");
+    }
+    // Row 3's payload ends behind the heap: no length, no bytes.
+    for segment in tampered(SectionTag::PayloadOffsets, |offsets| offsets[34] = 9) {
+        corrupt(segment.payload_len(Row(3)));
+        corrupt(segment.payload(Row(3)));
+        assert_eq!(segment.payload_len(Row(0)).unwrap(), Some(9));
+    }
+}
+
+#[test]
+fn verify_finds_fences_that_misguide() {
+    let verdict = |value: fn(u8) -> u8| {
+        let (mut file, mut expected) = write(&many(3000, 2), Metric::L2);
+        let layout = Layout::read(&file);
+        let fences = layout.range(SectionTag::KeyFences);
+        // The last byte of the second leaf's fence key; the first key is empty.
+        let end = u64_at(&file, fences.start + 8 + 16 + 8) as usize;
+        let leaves = u32_at(&file, fences.start) as usize;
+        let at = fences.start + 8 + 16 * leaves + end - 1;
+        file[at] = value(file[at]);
+        expected.hash = rehash(&mut file, &layout);
+        let [segment, _] = sources(&file).map(|source| Segment::open(source, &expected).unwrap());
+        segment.verify().unwrap_err().to_string()
+    };
+    assert!(verdict(|byte| byte + 1).ends_with("a key below the fence of its leaf"));
+    assert!(verdict(|_| 0).ends_with("a key leaf whose fence is not above the leaf before"));
+}
+
 /// A file with one more section: empty, after all others, with this tag and flags.
 fn with_section(tag: u16, flags: u16) -> (Vec<u8>, Expected) {
     let (file, mut expected) = write(&small(Metric::L2), Metric::L2);
