@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use esker_segment::{
     DeletionVector, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo,
@@ -30,6 +30,8 @@ pub struct MergedRows<'a, S: SectionSource> {
     /// Input and row of each output row.
     rows: Vec<(u32, Row)>,
     cancel: &'a AtomicBool,
+    /// One more than the input that a read failed in; 0 while none did.
+    failed: AtomicUsize,
 }
 
 /// Shown by [`MergedRows`] when the merge was cancelled.
@@ -40,19 +42,35 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
     /// every later read of a row end with an error.
     ///
     /// # Errors
-    /// What reading the inputs reports; `Invalid` for more rows than a segment
-    /// holds, a key that is live twice, or a cancelled merge.
+    /// What reading the inputs reports, with the index of the input that it was; `Corruption`
+    /// for a key that is live twice; `Invalid` for more rows than a segment holds, or
+    /// a cancelled merge.
     pub fn new(
         inputs: Vec<MergeInput<'a, S>>,
         cancel: &'a AtomicBool,
-    ) -> Result<Self, SegmentError> {
+    ) -> Result<Self, (SegmentError, Option<usize>)> {
         let mut merged = Self {
             inputs,
             rows: Vec::new(),
             cancel,
+            failed: AtomicUsize::new(0),
         };
-        merged.rows = merged.order()?;
+        match merged.order() {
+            Ok(rows) => merged.rows = rows,
+            Err(error) => return Err((error, merged.failed_input())),
+        }
         Ok(merged)
+    }
+
+    /// The input that a read failed in.
+    #[must_use]
+    pub fn failed_input(&self) -> Option<usize> {
+        self.failed.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// Remembers which input an error came from.
+    fn blame<T>(&self, input: usize, result: Result<T, SegmentError>) -> Result<T, SegmentError> {
+        result.inspect_err(|_| self.failed.store(input + 1, Ordering::Relaxed))
     }
 
     fn order(&self) -> Result<Vec<(u32, Row)>, SegmentError> {
@@ -60,12 +78,11 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         let mut heads = BinaryHeap::new();
         let mut expected: u64 = 0;
         for (index, input) in self.inputs.iter().enumerate() {
-            let mut cursor = input
-                .segment
-                .iter_from(Bound::Unbounded)?
-                .filter(|item| !matches!(item, Ok((_, row)) if input.deleted.contains(*row)));
+            let iter = self.blame(index, input.segment.iter_from(Bound::Unbounded))?;
+            let mut cursor =
+                iter.filter(|item| !matches!(item, Ok((_, row)) if input.deleted.contains(*row)));
             if let Some(head) = cursor.next() {
-                let (key, row) = head?;
+                let (key, row) = self.blame(index, head)?;
                 heads.push(Reverse((key, index, row)));
             }
             cursors.push(cursor);
@@ -82,12 +99,11 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         while let Some(Reverse((key, index, row))) = heads.pop() {
             self.check_cancelled()?;
             if last.as_ref() == Some(&key) {
-                let what = format!("key {key} has two live rows");
-                return Err(SegmentError::Invalid(what.into()));
+                return self.blame(index, Err(broken(format!("key {key} has two live rows"))));
             }
             rows.push((index as u32, row));
             if let Some(next) = cursors.get_mut(index).and_then(Iterator::next) {
-                let (key, row) = next?;
+                let (key, row) = self.blame(index, next)?;
                 heads.push(Reverse((key, index, row)));
             }
             last = Some(key);
@@ -102,12 +118,19 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         Ok(())
     }
 
-    fn place(&self, row: Row) -> Result<(&'a Segment<S>, Row), SegmentError> {
+    /// Reads something of an output row from the input that has it.
+    fn read<T>(
+        &self,
+        row: Row,
+        read: impl FnOnce(&'a Segment<S>, Row) -> Result<T, SegmentError>,
+    ) -> Result<T, SegmentError> {
         self.check_cancelled()?;
-        self.rows
-            .get(row.0 as usize)
-            .and_then(|&(input, row)| Some((self.inputs.get(input as usize)?.segment, row)))
-            .ok_or_else(|| SegmentError::Invalid("a row beyond the merged rows".into()))
+        let place = self.rows.get(row.0 as usize);
+        let place =
+            place.and_then(|&(at, row)| Some((at, self.inputs.get(at as usize)?.segment, row)));
+        let (at, segment, row) =
+            place.ok_or_else(|| SegmentError::Invalid("a row beyond the merged rows".into()))?;
+        self.blame(at as usize, read(segment, row))
     }
 
     /// Number of live rows.
@@ -134,30 +157,31 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
     }
 
     fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
-        let (segment, row) = self.place(row)?;
-        Ok(Cow::Owned(segment.vector(row)?.to_vec()))
+        self.read(row, |segment, row| {
+            Ok(Cow::Owned(segment.vector(row)?.to_vec()))
+        })
     }
 
     fn key(&self, row: Row) -> Result<Cow<'_, [u8]>, SegmentError> {
-        let (segment, row) = self.place(row)?;
-        Ok(Cow::Owned(segment.key(row)?.to_vec()))
+        self.read(row, |segment, row| {
+            Ok(Cow::Owned(segment.key(row)?.to_vec()))
+        })
     }
 
     fn seqno(&self, row: Row) -> Result<SeqNo, SegmentError> {
-        let (segment, row) = self.place(row)?;
-        segment.seqno(row)
+        self.read(row, Segment::seqno)
     }
 
     fn payload_len(&self, row: Row) -> Result<Option<u64>, SegmentError> {
-        let (segment, row) = self.place(row)?;
-        segment.payload_len(row)
+        self.read(row, Segment::payload_len)
     }
 
     fn payload(&self, row: Row) -> Result<Option<Cow<'_, [u8]>>, SegmentError> {
-        let (segment, row) = self.place(row)?;
-        Ok(segment
-            .payload(row)?
-            .map(|payload| Cow::Owned(payload.to_vec())))
+        self.read(row, |segment, row| {
+            Ok(segment
+                .payload(row)?
+                .map(|payload| Cow::Owned(payload.to_vec())))
+        })
     }
 }
 
@@ -168,7 +192,7 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
 /// the input's row became.
 ///
 /// # Errors
-/// What reading the segments reports; `Invalid` if the output lacks a row.
+/// What reading the segments reports; `Corruption` if the output lacks a row.
 pub fn carry_over<S: SectionSource>(
     newly_deleted: &[MergeInput<'_, S>],
     output: &Segment<S>,
@@ -177,13 +201,17 @@ pub fn carry_over<S: SectionSource>(
     for input in newly_deleted {
         for row in input.deleted.iter() {
             let key = input.segment.key(row)?;
-            let found = output.find(&key)?.ok_or_else(|| {
-                SegmentError::Invalid(
-                    format!("key {key} is missing from the merge's output").into(),
-                )
-            })?;
-            rows.push(found);
+            let found = output.find(&key)?;
+            rows.push(found.ok_or_else(|| broken(format!("key {key} did not reach the output")))?);
         }
     }
     Ok(DeletionVector::default().with(rows))
+}
+
+/// Segments that contradict each other or themselves.
+fn broken(what: String) -> SegmentError {
+    SegmentError::Corruption {
+        offset: 0,
+        what: what.into(),
+    }
 }

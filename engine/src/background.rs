@@ -122,7 +122,8 @@ impl Core {
         if self.group.lead_once(self) {
             return Ok(true);
         }
-        if self.poison.get().is_some() {
+        if let Err(error @ Error::Poisoned { .. }) = self.check_writable() {
+            self.waiters.fail(&error);
             return Ok(false);
         }
         if self

@@ -7,13 +7,13 @@
 //! Must not know: how rows are merged, or chosen.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use esker_compaction::{
     CANCELLED, MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
 };
-use esker_segment::{CollectionId, DeletionVector, SegmentError, SegmentId};
+use esker_segment::{CollectionId, DeletionVector, SegmentId};
 
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
@@ -38,32 +38,37 @@ impl Core {
             return Ok(false);
         }
         let _exclusive = self.compacting.lock();
-        self.merge_one(|policy, segments| policy.choose(segments))
+        self.merge_one(true, |policy, segments| policy.choose(segments))
     }
 
     /// Merges every collection into one segment.
     pub(crate) fn compact_all(&self) -> Result<()> {
         let _exclusive = self.compacting.lock();
-        while self.merge_one(Policy::full)? {}
+        while self.merge_one(false, Policy::full)? {}
         Ok(())
     }
 
     fn merge_one(
         &self,
+        skip_damaged: bool,
         choose: impl Fn(&Policy, &[SegmentDescription]) -> Option<Plan>,
     ) -> Result<bool> {
         let (view, _) = self.published.get();
         let policy = self.policy();
         for (&id, collection) in &view.collections {
             let Some(info) = self.info(id) else { continue };
-            if info.damaged.lock().is_some() {
+            if skip_damaged && info.unmergeable.load(Ordering::Relaxed) {
                 continue;
             }
             let segments: Vec<_> = collection.version.segments.iter().map(describe).collect();
             if let Some(plan) = choose(&policy, &segments) {
                 drop(view);
                 let inputs = self.planned_inputs(id, &plan);
-                return self.merge(&info, &inputs).map(|()| true);
+                let merged = self.merge(&info, &inputs);
+                if matches!(merged, Err(Error::Corruption { .. })) {
+                    info.unmergeable.store(true, Ordering::Relaxed);
+                }
+                return merged.map(|()| true);
             }
         }
         Ok(false)
@@ -94,30 +99,25 @@ impl Core {
                 deleted: &s.deleted,
             })
             .collect();
-        let result = MergedRows::new(merge_inputs, &self.cancel)
-            .map_err(|error| self.merge_error(inputs, error))
+        let rows = MergedRows::new(merge_inputs, &self.cancel);
+        let origin = |at: Option<usize>| Some(inputs.get(at?)?.file.pin.path().clone());
+        let result = rows
+            .map_err(|(error, at)| {
+                let path = origin(at).unwrap_or_else(|| self.dir.clone());
+                Error::in_segment(&path, error)
+            })
             .and_then(|rows| {
                 if rows.is_empty() {
-                    Ok(None)
-                } else {
-                    self.write_segment(info, &rows).map(Some)
+                    return Ok(None);
                 }
+                let written = self.write_segment(info, &rows, || origin(rows.failed_input()));
+                written.map(Some)
             });
         let output = match result {
             Err(Error::Invalid(what)) if what == CANCELLED => return Err(Error::Closed),
             other => other?,
         };
         self.commit_merge(info.id, inputs, output)
-    }
-
-    /// An error of the merge names its inputs' directory: which of them it was
-    /// cannot be told any more.
-    fn merge_error(&self, inputs: &[LiveSegment], error: SegmentError) -> Error {
-        let path: &Path = match inputs {
-            [only] => only.file.pin.path(),
-            _ => &self.dir,
-        };
-        Error::in_segment(path, error)
     }
 
     fn check_headroom(&self, inputs: &[LiveSegment]) -> Result<()> {

@@ -43,6 +43,8 @@ pub(crate) struct CollectionInfo {
     /// Set when a flush met damage in this collection: it takes no more writes,
     /// because they could never leave the log.
     pub(crate) damaged: Mutex<Option<Error>>,
+    /// Set when a merge met damage in this collection: it is not merged again.
+    pub(crate) unmergeable: AtomicBool,
 }
 
 impl CollectionInfo {
@@ -123,9 +125,9 @@ impl Core {
     pub(crate) fn poison(&self, cause: String) -> Error {
         let cause = self.poison.get_or_init(|| cause).clone();
         self.budget.wake();
-        let error = Error::Poisoned { cause };
-        self.waiters.fail(&error);
-        error
+        // Callbacks are run by the log's thread: locks may be held here.
+        self.signals.log.notify();
+        Error::Poisoned { cause }
     }
 
     /// Makes an edit durable. The manifest guard proves that the commit lock is

@@ -71,7 +71,9 @@ impl Handle {
         }
         core.budget.wake();
         self.threads.lock().join(core);
-        let sealed = core.seal();
+        // A group that began before `closed` was set must end before the log's end
+        // is recorded; none begins after.
+        let sealed = core.group.with_leadership(|| core.seal());
         core.waiters.fail(&Error::Closed);
         core.garbage.collect(core.storage());
         core.lock.lock().take();
@@ -194,17 +196,15 @@ impl Db {
         core.commit(&mut manifest, vec![Field::CreateCollection(meta)])
             .map_err(|error| core.uncommitted(error, None))?;
         let active = core.new_memtable(&info);
+        let fresh = CollectionView {
+            active,
+            frozen: Vec::new(),
+            version: Arc::default(),
+        };
+        // Into the view first: whoever finds the collection may write to it at once.
+        core.published
+            .update(|view| view.collections.insert(id, fresh));
         core.collections.write().insert(id, Arc::clone(&info));
-        core.published.update(|view| {
-            view.collections.insert(
-                id,
-                CollectionView {
-                    active,
-                    frozen: Vec::new(),
-                    version: Arc::default(),
-                },
-            );
-        });
         Ok(Collection {
             handle: Arc::clone(&self.handle),
             info,
@@ -254,9 +254,11 @@ impl Db {
             return Err(core.uncommitted(error, None));
         }
         core.collections.write().remove(&info.id);
-        let gone = core
-            .published
-            .update(|view| view.collections.remove(&info.id));
+        // Between groups, so that no leader still fills the memtables.
+        let gone = core.group.with_leadership(|| {
+            core.published
+                .update(|view| view.collections.remove(&info.id))
+        });
         drop(manifest);
         if let Some(gone) = gone {
             gone.memtables()
@@ -417,6 +419,7 @@ impl CollectionInfo {
             metric: meta.metric,
             dropped: AtomicBool::new(false),
             damaged: Mutex::new(None),
+            unmergeable: AtomicBool::new(false),
         }
     }
 }

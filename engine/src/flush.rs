@@ -81,7 +81,7 @@ impl Core {
                 memtable,
                 contents: &contents,
             };
-            Some(self.write_segment(info, &source)?)
+            Some(self.write_segment(info, &source, || None)?)
         };
         self.commit_flush(info.id, memtable, base, &contents, superseded, output)
     }

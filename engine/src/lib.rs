@@ -81,3 +81,8 @@ pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use verify::VerifyReport;
 pub use write::ticket::Ticket;
+
+/// The example in README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -200,12 +200,10 @@ impl<'a> Reader<'a> {
         top: &mut TopK<Place<'a>>,
     ) -> Result<()> {
         let file = &segment.file.segment;
+        let shadowed = self.view.memtables().any(|m| !m.is_empty());
         let live = |row| {
-            if !segment.is_live(row) {
-                return Ok(false);
-            }
-            if self.view.memtables().all(|m| m.is_empty()) {
-                return Ok(true);
+            if !segment.is_live(row) || !shadowed {
+                return Ok(segment.is_live(row));
             }
             Ok(self.view.in_memtables(&file.key(row)?, self.at).is_none())
         };

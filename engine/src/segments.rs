@@ -114,11 +114,13 @@ impl SegmentOpener {
 }
 
 impl Core {
-    /// Writes `rows` as a segment file and reads the whole of it back.
+    /// Writes `rows` as a segment file and reads the whole of it back. `origin`
+    /// names the file that reading a row failed in, if it was that.
     pub(crate) fn write_segment(
         &self,
         info: &CollectionInfo,
         rows: &impl RowSource,
+        origin: impl Fn() -> Option<PathBuf>,
     ) -> Result<SegmentFile> {
         let id = SegmentId(self.numbers.take());
         let name = FileName::Segment(id.0);
@@ -132,7 +134,9 @@ impl Core {
             metric: info.metric,
         };
         let summary = publish_file(self.storage(), &self.dir, name, |out| {
-            write_segment(rows, &params, out).map_err(|error| Error::in_segment(&path, error))
+            write_segment(rows, &params, out).map_err(|error| {
+                Error::in_segment(&origin().unwrap_or_else(|| path.clone()), error)
+            })
         })?;
         let meta = SegmentMeta {
             id,
@@ -153,10 +157,11 @@ impl Core {
                     .map_err(|error| Error::in_segment(&path, error))?;
                 Ok(file)
             });
-        if read_back.is_err() {
-            self.garbage.add(path);
-        }
-        read_back
+        // Not the database's damage but this output's: it is written again.
+        read_back.map_err(|error| {
+            self.garbage.add(path.clone());
+            Error::io(&path, "reading back", std::io::Error::other(error))
+        })
     }
 
     fn fresh_file_id(&self, path: &Path) -> Result<FileId> {

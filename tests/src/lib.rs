@@ -1,1 +1,20 @@
-//! placeholder
+//! Simulation, the oracle, and what the tests of the whole engine share.
+//!
+//! Owns no engine code. Reading order: [`rng`] is where all chance comes from;
+//! [`sim`] is a machine that can be stopped at any storage call and forgets what
+//! was not synced; [`oracle`] knows which states are legal afterwards.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "test support: a broken assumption should stop the test where it stands"
+)]
+
+pub mod rng;
+
+pub mod sim;
+
+pub mod oracle;

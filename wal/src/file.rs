@@ -62,17 +62,24 @@ pub trait LogFile: Send + Sync {
     fn len(&self) -> io::Result<u64>;
 }
 
-impl<T: LogFile + ?Sized> LogFile for Arc<T> {
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        (**self).write_at(offset, bytes)
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        (**self).read_at(offset, buf)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        (**self).sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        (**self).len()
-    }
+macro_rules! log_file_through {
+    ($pointer:ty) => {
+        impl<T: LogFile + ?Sized> LogFile for $pointer {
+            fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+                (**self).write_at(offset, bytes)
+            }
+            fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+                (**self).read_at(offset, buf)
+            }
+            fn sync_data(&self) -> io::Result<()> {
+                (**self).sync_data()
+            }
+            fn len(&self) -> io::Result<u64> {
+                (**self).len()
+            }
+        }
+    };
 }
+
+log_file_through!(&T);
+log_file_through!(Arc<T>);

@@ -42,11 +42,7 @@ pub trait CommitSink {
     type Error: Clone + Send;
 
     /// Bytes that the request adds to the group's write; see [`MAX_GROUP_BYTES`].
-    /// Where requests are small or bounded otherwise, their number alone may limit
-    /// a group: then they weigh nothing.
-    fn weight(_request: &Self::Request) -> usize {
-        0
-    }
+    fn weight(request: &Self::Request) -> usize;
 
     /// Whether the request may become visible only once it is durable.
     fn wants_sync(request: &Self::Request) -> bool;

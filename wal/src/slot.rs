@@ -59,8 +59,8 @@ impl<E: Clone> Slot<E> {
         }
         *progress = Progress::Leads;
         drop(progress);
-        // Clones of a ticket share a slot; whichever of their threads comes first leads.
-        self.changed.notify_all();
+        // Clones of a ticket share a slot; any one of their threads will do.
+        self.changed.notify_one();
         true
     }
 

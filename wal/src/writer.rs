@@ -43,7 +43,7 @@ pub struct LogWriter<F: LogFile> {
     next_seqno: u64,
     durable_up_to: u64,
     abandoned: bool,
-    /// Reused for joining the frames of a group.
+    /// For joining the frames of a group; empty in between.
     joined: Vec<u8>,
 }
 
@@ -98,7 +98,6 @@ impl<F: LogFile> LogWriter<F> {
             [] => return Ok(()),
             [single] => single.buf.bytes(),
             several => {
-                self.joined.clear();
                 self.joined.reserve((end.offset - self.end.offset) as usize);
                 for frame in several {
                     self.joined.extend_from_slice(frame.buf.bytes());

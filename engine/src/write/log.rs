@@ -241,7 +241,10 @@ impl Log {
         // a file of its own meanwhile, so this one comes too late.
         if inner.prepared.is_some() || prepared.number <= inner.current.header().number.0 {
             drop(inner);
-            discard(self.env.storage(), &FileName::Log(prepared.number).path(&self.dir));
+            discard(
+                self.env.storage(),
+                &FileName::Log(prepared.number).path(&self.dir),
+            );
             return Ok(());
         }
         inner.prepared = Some(prepared);

@@ -144,8 +144,9 @@ impl Core {
 
     /// Makes everything logged so far durable, or poisons.
     pub(crate) fn sync_log(&self) -> Result<()> {
-        let seqno = self.log.sync().map_err(|error| self.log_failed(error))?;
+        // Before the sync: a write logged after its beginning sets a time of its own.
         *self.pipeline.sync_due.lock() = None;
+        let seqno = self.log.sync().map_err(|error| self.log_failed(error))?;
         self.waiters.durable(SeqNo(seqno), self);
         Ok(())
     }

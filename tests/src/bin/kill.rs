@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use esker::{Collection, CollectionOptions, Db, Durability, Metric, Options, SearchOptions};
@@ -72,7 +72,8 @@ fn options() -> Options {
 
 fn collections(db: &Db) -> (Vec<Collection>, Collection) {
     let rows = SHAPES.map(|(name, dimension, metric)| {
-        db.create_collection(name, CollectionOptions::new(dimension, metric)).expect("collection")
+        db.create_collection(name, CollectionOptions::new(dimension, metric))
+            .expect("collection")
     });
     let progress = db.create_collection("progress", CollectionOptions::new(1, Metric::L2));
     (rows.into(), progress.expect("collection"))
@@ -81,7 +82,13 @@ fn collections(db: &Db) -> (Vec<Collection>, Collection) {
 fn reached(progress: &Collection) -> u64 {
     let record = progress.get("op").expect("readable");
     record.map_or(0, |record| {
-        u64::from_le_bytes(record.payload.expect("a number").try_into().expect("eight bytes"))
+        u64::from_le_bytes(
+            record
+                .payload
+                .expect("a number")
+                .try_into()
+                .expect("eight bytes"),
+        )
     })
 }
 
@@ -103,13 +110,16 @@ fn child(dir: &Path, seed: u64) {
             }
             .expect("valid");
         }
-        batch.put_with_payload(&progress, "op", &[1.0], &op.to_le_bytes()).expect("valid");
+        batch
+            .put_with_payload(&progress, "op", &[1.0], &op.to_le_bytes())
+            .expect("valid");
         let durability = match op % 4 {
             0 => Durability::Sync,
             1 => Durability::Periodic(Duration::from_millis(5)),
             _ => Durability::Os,
         };
-        db.write_with(batch, WriteOptions::new().durability(durability)).expect("acknowledged");
+        db.write_with(batch, WriteOptions::new().durability(durability))
+            .expect("acknowledged");
         writeln!(out, "{op}").expect("the parent listens");
         out.flush().expect("the parent listens");
     }
@@ -179,18 +189,32 @@ impl Model {
                 .collect();
             let len = collection.len().expect("counts");
             if len != model.len() as u64 {
-                found.push(format!("{}: len {len}, not {}", collection.name(), model.len()));
+                found.push(format!(
+                    "{}: len {len}, not {}",
+                    collection.name(),
+                    model.len()
+                ));
             }
             for key in model.keys().chain(stored.keys()) {
                 if model.get(key) != stored.get(key) {
-                    found.push(format!("{}: {} differs", collection.name(), key.escape_ascii()));
+                    found.push(format!(
+                        "{}: {} differs",
+                        collection.name(),
+                        key.escape_ascii()
+                    ));
                 }
             }
             if let Some((key, (vector, _))) = model.iter().next() {
-                let nearest = collection.search(vector, &SearchOptions::new(1)).expect("searches");
+                let nearest = collection
+                    .search(vector, &SearchOptions::new(1))
+                    .expect("searches");
                 let distance = nearest.hits.first().map(|hit| hit.distance);
                 if distance.is_none_or(|d| d > 1e-5) {
-                    found.push(format!("{}: {} is not found", collection.name(), key.escape_ascii()));
+                    found.push(format!(
+                        "{}: {} is not found",
+                        collection.name(),
+                        key.escape_ascii()
+                    ));
                 }
             }
         }
@@ -207,11 +231,22 @@ struct Arguments {
 }
 
 fn arguments() -> Arguments {
-    let mut parsed = Arguments { kills: 1_000, seed: 1, child: None, dir: None };
+    let mut parsed = Arguments {
+        kills: 1_000,
+        seed: 1,
+        child: None,
+        dir: None,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let value = words.next().unwrap_or_else(|| panic!("{word} needs a value"));
-        let number = || value.parse().unwrap_or_else(|_| panic!("{word} takes a number"));
+        let value = words
+            .next()
+            .unwrap_or_else(|| panic!("{word} needs a value"));
+        let number = || {
+            value
+                .parse()
+                .unwrap_or_else(|_| panic!("{word} takes a number"))
+        };
         match word.as_str() {
             "--kills" => parsed.kills = number(),
             "--seed" => parsed.seed = number(),
@@ -249,7 +284,9 @@ fn main() -> ExitCode {
         model.advance(arguments.seed, reached);
         let differences = model.differences(&rows);
         violations += differences.len() as u64;
-        differences.iter().for_each(|line| println!("kill {kill}, operation {reached}: {line}"));
+        differences
+            .iter()
+            .for_each(|line| println!("kill {kill}, operation {reached}: {line}"));
         merges = merges.max(db.stats().segments);
         if kill % 100 == 0 {
             println!("{kill} kills, {reached} operations, {violations} violations");
@@ -267,5 +304,9 @@ fn main() -> ExitCode {
         started.elapsed().as_secs_f64(),
         arguments.seed
     );
-    if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if violations == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
