@@ -133,11 +133,15 @@ impl Core {
             self.sync_log()?;
             return Ok(true);
         }
-        if self.log.wants_preparation() {
-            self.log.prepare_next()?;
+        self.waiters.settle(self);
+        if self.relieve_log() {
             return Ok(true);
         }
-        Ok(self.relieve_log())
+        if self.log.wants_preparation() {
+            self.log.prepare_next();
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Freezes the memtables that need the oldest log file when all files together
@@ -167,10 +171,9 @@ impl Core {
         if self.poison.get().is_some() {
             return Ok(false);
         }
-        if self.flush_step()? {
-            return Ok(true);
-        }
-        Ok(self.garbage.collect(self.storage()))
+        // First: what it frees may be what a flush needs.
+        let collected = self.garbage.collect(self.storage());
+        Ok(self.flush_step()? || collected)
     }
 
     fn pause(&self, work: Work) -> Duration {
@@ -196,7 +199,10 @@ impl Core {
                     pause = FIRST_PAUSE;
                     self.failures.lock().remove(work.name());
                 }
-                Ok(false) => signal.wait(self.pause(work)),
+                Ok(false) => {
+                    self.failures.lock().remove(work.name());
+                    signal.wait(self.pause(work));
+                }
                 Err(Error::Closed) => return,
                 Err(error) => {
                     self.failures.lock().insert(work.name(), error);
@@ -241,8 +247,11 @@ impl Threads {
     pub(crate) fn join(&mut self, core: &Core) {
         core.signals.all().into_iter().for_each(Signal::notify);
         for thread in self.0.drain(..) {
-            // A thread's panics are caught where they happen.
-            let _ = thread.join();
+            // A callback may drop the last handle on one of these very threads, which
+            // then ends by itself. Panics are caught where they happen.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
         }
     }
 }

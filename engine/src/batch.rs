@@ -26,6 +26,7 @@ use esker_segment::{CollectionId, Key, MAX_KEY_LEN};
 use esker_wal::FrameBuf;
 
 use crate::collection::Collection;
+use crate::core::CollectionInfo;
 use crate::error::{Error, Result};
 use crate::options::MAX_PAYLOAD_BYTES;
 
@@ -45,8 +46,10 @@ const HAS_PAYLOAD: u8 = 1;
 pub struct WriteBatch {
     frame: FrameBuf,
     ops: u32,
-    /// Which database the collections belong to; identity only.
-    owner: Option<usize>,
+    /// Which open database the collections belong to.
+    owner: Option<u64>,
+    /// The collections, each once, to be looked at again when the batch is written.
+    collections: Vec<Arc<CollectionInfo>>,
 }
 
 impl Default for WriteBatch {
@@ -65,6 +68,7 @@ impl WriteBatch {
             frame,
             ops: 0,
             owner: None,
+            collections: Vec::new(),
         }
     }
 
@@ -163,6 +167,10 @@ impl WriteBatch {
                 key.len()
             )));
         }
+        let info = collection.info();
+        if !self.collections.iter().rev().any(|c| Arc::ptr_eq(c, info)) {
+            self.collections.push(Arc::clone(info));
+        }
         if self.ops == u32::MAX {
             return Err(Error::invalid(
                 "a batch holds at most 4,294,967,295 operations",
@@ -196,8 +204,16 @@ impl WriteBatch {
         self.ops += 1;
     }
 
-    pub(crate) fn owner(&self) -> Option<usize> {
-        self.owner
+    /// That this open database still takes the batch.
+    pub(crate) fn check_writable(&self, identity: u64) -> Result<()> {
+        if self.owner.is_some_and(|owner| owner != identity) {
+            return Err(Error::invalid(
+                "the batch was made for another database, or before this one was opened again",
+            ));
+        }
+        self.collections
+            .iter()
+            .try_for_each(|collection| collection.check_writable())
     }
 
     /// The finished frame and its operation count.

@@ -52,8 +52,8 @@ impl Collection {
         &self.info
     }
 
-    pub(crate) fn database_identity(&self) -> usize {
-        self.handle.core.identity()
+    pub(crate) fn database_identity(&self) -> u64 {
+        self.handle.core.identity
     }
 
     pub(crate) fn check_usable(&self) -> Result<()> {

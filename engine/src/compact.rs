@@ -141,7 +141,6 @@ impl Core {
         let mut manifest = self.manifest.lock();
         let (view, _) = self.published.get();
         let Some(collection) = view.collections.get(&id) else {
-            self.discard_output(output);
             return Ok(());
         };
         let deleted = match &output {
@@ -159,10 +158,13 @@ impl Core {
                 changed.insert(output.meta.id, Arc::new(deleted));
             }
         }
-        fields.extend(self.write_deletions(id, &changed)?);
-        if let Err(error) = self.commit(&mut manifest, fields) {
-            return Err(self.uncommitted(error, output));
-        }
+        let (deletions_fields, deletions) = self.write_deletions(id, &changed)?;
+        fields.extend(deletions_fields);
+        let pins = [
+            output.as_ref().map(|output| &output.pin),
+            deletions.as_ref(),
+        ];
+        self.commit_outputs(&mut manifest, fields, pins)?;
         self.published.update(|view| {
             let Some(collection) = view.collections.get_mut(&id) else {
                 return;

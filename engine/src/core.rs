@@ -62,6 +62,8 @@ impl CollectionInfo {
 
 /// One open database.
 pub(crate) struct Core {
+    /// Tells open databases of this process apart; never given out twice.
+    pub(crate) identity: u64,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
@@ -96,11 +98,6 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn storage(&self) -> &dyn Storage {
         self.env.storage()
-    }
-
-    /// Identity of this open handle, for telling databases apart in a batch.
-    pub(crate) fn identity(self: &Arc<Self>) -> usize {
-        Arc::as_ptr(self).addr()
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {

@@ -36,6 +36,7 @@ pub struct Db {
 pub(crate) struct Handle {
     pub(crate) core: Arc<Core>,
     threads: Mutex<Threads>,
+    closing: Mutex<()>,
 }
 
 impl Drop for Handle {
@@ -56,27 +57,34 @@ impl Handle {
             self.core.check_writable()?;
             return Ok(self.core.published.get().1);
         }
-        let ticket = self
-            .core
-            .enqueue(self.core.identity(), batch, options, may_wait)?;
+        let ticket = self.core.enqueue(batch, options, may_wait)?;
         self.core.group.wait(&*self.core, &ticket).map(SeqNo)
     }
 
     fn close(&self) -> Result<()> {
         let core = &self.core;
-        core.cancel.store(true, Ordering::Release);
-        while core.group.lead_once(&**core) {}
-        if core.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        core.budget.wake();
-        self.threads.lock().join(core);
-        // A group that began before `closed` was set must end before the log's end
-        // is recorded; none begins after.
-        let sealed = core.group.with_leadership(|| core.seal());
-        core.waiters.fail(&Error::Closed);
-        core.garbage.collect(core.storage());
-        core.lock.lock().take();
+        let sealed = {
+            let _one_at_a_time = self.closing.lock();
+            core.cancel.store(true, Ordering::Release);
+            while core.group.lead_once(&**core) {}
+            if core.closed.swap(true, Ordering::AcqRel) {
+                return Ok(());
+            }
+            core.budget.wake();
+            self.threads.lock().join(core);
+            // What other threads began before `closed` was set ends before the end
+            // of log and manifest is recorded; nothing begins after.
+            let _no_flush = core.flushing.lock();
+            let _no_merge = core.compacting.lock();
+            core.group.with_leadership(|| ());
+            let sealed = core.seal();
+            core.garbage.collect(core.storage());
+            core.lock.lock().take();
+            sealed
+        };
+        core.waiters.settle(core);
+        core.waiters
+            .fail(&sealed.clone().err().unwrap_or(Error::Closed));
         sealed
     }
 }
@@ -100,7 +108,7 @@ impl Core {
         };
         self.commit_unchecked(&mut manifest, vec![Field::Seal(seal)])
             .and_then(|()| manifest.seal(&*self.env, &self.dir))
-            .map_err(|error| self.uncommitted(error, None))
+            .map_err(CommitError::into_error)
     }
 }
 
@@ -128,6 +136,7 @@ impl Db {
             handle: Arc::new(Handle {
                 core,
                 threads: Mutex::new(threads),
+                closing: Mutex::new(()),
             }),
         })
     }
@@ -194,7 +203,7 @@ impl Db {
         };
         let info = Arc::new(CollectionInfo::new(&meta));
         core.commit(&mut manifest, vec![Field::CreateCollection(meta)])
-            .map_err(|error| core.uncommitted(error, None))?;
+            .map_err(CommitError::into_error)?;
         let active = core.new_memtable(&info);
         let fresh = CollectionView {
             active,
@@ -248,10 +257,12 @@ impl Db {
         info.dropped.store(true, Ordering::Release);
         let edit = vec![Field::DropCollection(info.id)];
         if let Err(error) = core.commit(&mut manifest, edit) {
-            if !matches!(error, CommitError::Unknown(_)) {
+            // In doubt, a crash may yet reveal the drop: writes acknowledged now
+            // would be lost with it. Dropping again settles it.
+            if matches!(error, CommitError::Clean(_)) {
                 info.dropped.store(false, Ordering::Release);
             }
-            return Err(core.uncommitted(error, None));
+            return Err(error.into_error());
         }
         core.collections.write().remove(&info.id);
         // Between groups, so that no leader still fills the memtables.
@@ -309,7 +320,7 @@ impl Db {
     /// As [`Db::try_write`]; failures of the write itself come from the ticket.
     pub fn submit(&self, batch: WriteBatch, options: WriteOptions) -> Result<Ticket> {
         let core = &self.handle.core;
-        let ticket = core.enqueue(core.identity(), batch, options, false)?;
+        let ticket = core.enqueue(batch, options, false)?;
         core.signals.log.notify();
         Ok(Ticket {
             core: Arc::clone(core),

@@ -16,7 +16,8 @@ use esker_segment::{CollectionId, Key, Row, RowSource, SegmentError, SegmentId, 
 
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
-use crate::manifest::{CommitError, Field};
+use crate::gc::FilePin;
+use crate::manifest::{CommitError, Field, Manifest};
 use crate::memtable::{Entry, Memtable};
 use crate::view::{LiveSegment, SegmentFile, Version};
 
@@ -43,10 +44,21 @@ impl Core {
         };
         let result = self.flush_memtable(&info, &memtable, &version);
         if let Err(error @ Error::Corruption { .. }) = &result {
-            // The rows cannot leave the log as long as the segment is damaged.
-            *info.damaged.lock() = Some(error.clone());
+            self.set_damaged(&info, error);
         }
         result.map(|()| true)
+    }
+
+    /// The rows cannot leave the log as long as a segment is damaged: the collection
+    /// takes no more of them, and those it has hold nobody else back.
+    fn set_damaged(&self, info: &CollectionInfo, error: &Error) {
+        *info.damaged.lock() = Some(error.clone());
+        self.group.with_leadership(|| self.freeze(info.id));
+        let (view, _) = self.published.get();
+        if let Some(collection) = view.collections.get(&info.id) {
+            let frozen = collection.frozen.iter();
+            frozen.for_each(|memtable| memtable.charge().release_to_pins());
+        }
     }
 
     /// The frozen memtable that pins the oldest log file.
@@ -99,7 +111,6 @@ impl Core {
         let (view, _) = self.published.get();
         let Some(collection) = view.collections.get(&id) else {
             // Dropped meanwhile: the output is nobody's.
-            self.discard_output(output);
             return Ok(());
         };
         let known: Vec<_> = base.segments.iter().map(LiveSegment::id).collect();
@@ -113,7 +124,7 @@ impl Core {
         }
         self.sync_log()?;
         let changed = changed_deletions(&collection.version, &superseded);
-        let mut fields = self.write_deletions(id, &changed)?;
+        let (mut fields, deletions) = self.write_deletions(id, &changed)?;
         if let Some(output) = &output {
             fields.push(Field::AddSegment(id, output.meta));
         }
@@ -121,9 +132,11 @@ impl Core {
         fields.push(Field::Flushed(id, through));
         let first_log = self.first_log_without(Some(memtable));
         fields.push(Field::FirstLog(first_log));
-        if let Err(error) = self.commit(&mut manifest, fields) {
-            return Err(self.uncommitted(error, output));
-        }
+        let pins = [
+            output.as_ref().map(|output| &output.pin),
+            deletions.as_ref(),
+        ];
+        self.commit_outputs(&mut manifest, fields, pins)?;
         self.published.update(|view| {
             let Some(collection) = view.collections.get_mut(&id) else {
                 return;
@@ -164,22 +177,19 @@ impl Core {
             .fold(current, u64::min)
     }
 
-    /// What an edit's failure means for an output that it was to name.
-    pub(crate) fn uncommitted(&self, error: CommitError, output: Option<SegmentFile>) -> Error {
-        match error {
-            CommitError::Clean(error) => {
-                self.discard_output(output);
-                error
-            }
-            // A crash now may reveal the edit: what it names stays.
-            CommitError::InDoubt(error) | CommitError::Unknown(error) => error,
+    /// Commits an edit that names these outputs.
+    pub(crate) fn commit_outputs(
+        &self,
+        manifest: &mut Manifest,
+        fields: Vec<Field>,
+        outputs: [Option<&FilePin>; 2],
+    ) -> Result<()> {
+        let committed = self.commit(manifest, fields);
+        // In doubt, a crash may reveal the edit: what it names stays.
+        if !matches!(committed, Err(CommitError::Clean(_))) {
+            outputs.into_iter().flatten().for_each(FilePin::mark_named);
         }
-    }
-
-    pub(crate) fn discard_output(&self, output: Option<SegmentFile>) {
-        if let Some(output) = output {
-            output.pin.mark_obsolete();
-        }
+        committed.map_err(CommitError::into_error)
     }
 }
 

@@ -33,18 +33,20 @@ impl Garbage {
     }
 }
 
-/// Holds a file's name in place until it is obsolete and this is dropped.
+/// Holds a file's name in place while it is needed. Dropped before the manifest
+/// names the file, or after it stopped naming it, the name is garbage.
 pub(crate) struct FilePin {
     path: PathBuf,
-    obsolete: AtomicBool,
+    named: AtomicBool,
     garbage: Arc<Garbage>,
 }
 
 impl FilePin {
+    /// A file that nothing names yet.
     pub(crate) fn new(path: PathBuf, garbage: &Arc<Garbage>) -> Self {
         Self {
             path,
-            obsolete: AtomicBool::new(false),
+            named: AtomicBool::new(false),
             garbage: Arc::clone(garbage),
         }
     }
@@ -53,15 +55,20 @@ impl FilePin {
         &self.path
     }
 
+    /// The manifest names the file, or a crash may reveal that it does.
+    pub(crate) fn mark_named(&self) {
+        self.named.store(true, Ordering::Release);
+    }
+
     /// The manifest durably stopped naming the file.
     pub(crate) fn mark_obsolete(&self) {
-        self.obsolete.store(true, Ordering::Release);
+        self.named.store(false, Ordering::Release);
     }
 }
 
 impl Drop for FilePin {
     fn drop(&mut self) {
-        if *self.obsolete.get_mut() {
+        if !*self.named.get_mut() {
             self.garbage.add(std::mem::take(&mut self.path));
         }
     }

@@ -144,7 +144,7 @@ impl<'a> Reader<'a> {
                     }
                     let before = self.find_in_segments(key)?.is_some();
                     let after = *entry != Entry::Tombstone;
-                    live = live + u64::from(after) - u64::from(before);
+                    live = (live + u64::from(after)).saturating_sub(u64::from(before));
                 }
                 last = keys.into_iter().next_back().map(|(key, _)| key);
                 if done || last.is_none() {

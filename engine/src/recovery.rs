@@ -14,7 +14,7 @@ mod replay;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use esker_segment::SeqNo;
@@ -74,6 +74,9 @@ pub struct TornTail {
     /// Bytes after it that were not zero.
     pub dropped_bytes: u64,
 }
+
+/// Highest number of an existing file that leaves enough of twelve digits.
+const MAX_FILE_NUMBER: u64 = 999_000_000_000;
 
 /// What an open builds before there is a [`Core`].
 struct Opening {
@@ -151,6 +154,13 @@ impl Opening {
             .map(|(_, name)| name.number())
             .max()
             .unwrap_or(0);
+        if highest > MAX_FILE_NUMBER {
+            return Err(Error::Invalid(format!(
+                "a file in {} has number {highest}, which leaves none for new files; remove it \
+                 if it is not the database's",
+                self.dir.display()
+            )));
+        }
         Ok(Arc::new(FileNumbers::new(next.max(highest + 1))))
     }
 
@@ -223,7 +233,9 @@ impl Opening {
         let manifest = Manifest::create(&*env, &self.dir, manifest_number, state)
             .map_err(CommitError::into_error)?;
         self.report.removed_files = self.sweep(&manifest)?;
+        static OPENED: AtomicU64 = AtomicU64::new(0);
         Ok(Core {
+            identity: OPENED.fetch_add(1, Ordering::Relaxed),
             env,
             dir: self.dir,
             numbers,

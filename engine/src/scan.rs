@@ -14,12 +14,14 @@ use esker_segment::{Key, Row, SeqNo};
 
 use crate::core::CollectionInfo;
 use crate::error::Result;
-use crate::memtable::Entry;
+use crate::memtable::{Entry, Memtable};
 use crate::read::{Reader, Record, in_segment, segment_record};
-use crate::view::ReadView;
+use crate::view::{LiveSegment, ReadView};
 
 /// Keys that each source gives at a time.
 const CHUNK: usize = 128;
+/// Bytes of rows held at a time; one row more may exceed it.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// Live rows in key order.
 pub struct Scan {
@@ -33,9 +35,10 @@ pub struct Scan {
 }
 
 /// What the newest source says of a key.
-enum Found {
+enum Found<'a> {
     Dead,
-    Live(Record),
+    Memtable(&'a Memtable, Row),
+    Segment(&'a LiveSegment, Row),
 }
 
 impl Scan {
@@ -58,8 +61,9 @@ impl Scan {
     }
 
     fn fill(&mut self, start: &Bound<Key>) -> Result<()> {
-        let reader = Reader::new(&self.view, self.at, &self.info)?;
-        let mut found: BTreeMap<Key, Found> = BTreeMap::new();
+        let (view, info) = (Arc::clone(&self.view), Arc::clone(&self.info));
+        let reader = Reader::new(&view, self.at, &info)?;
+        let mut found: BTreeMap<Key, Found<'_>> = BTreeMap::new();
         // The least of the last keys of sources that have more.
         let mut horizon: Option<Key> = None;
         let mut limit = |last: Option<Key>| {
@@ -73,10 +77,8 @@ impl Scan {
             let (keys, done) = memtable.keys_from(start.as_ref(), self.at, CHUNK);
             limit(keys.last().filter(|_| !done).map(|(key, _)| key.clone()));
             for (key, entry) in keys {
-                found.entry(key).or_insert_with(|| match entry {
-                    Entry::Put(row) => memtable
-                        .row(row)
-                        .map_or(Found::Dead, |row| Found::Live(row.into())),
+                found.entry(key).or_insert(match entry {
+                    Entry::Put(row) => Found::Memtable(memtable, row),
                     Entry::Tombstone => Found::Dead,
                 });
             }
@@ -91,25 +93,21 @@ impl Scan {
                     break;
                 }
             }
-            limit(
-                keys.last()
-                    .filter(|_| keys.len() == CHUNK)
-                    .map(|(key, _)| key.clone()),
-            );
+            let more = keys.last().filter(|_| keys.len() == CHUNK);
+            limit(more.map(|(key, _)| key.clone()));
             for (key, row) in keys {
-                if segment.is_live(row) && !found.contains_key(&key) {
-                    let record = segment_record(segment, row)?;
-                    found.insert(key, Found::Live(record));
+                if segment.is_live(row) {
+                    found.entry(key).or_insert(Found::Segment(segment, row));
                 }
             }
         }
-        self.take(found, horizon);
-        Ok(())
+        self.take(found, horizon)
     }
 
-    /// Hands out what lies within the horizon and the end.
-    fn take(&mut self, found: BTreeMap<Key, Found>, horizon: Option<Key>) {
-        let mut ended = horizon.is_none();
+    /// Reads and hands out what lies within the horizon and the end, as far as
+    /// [`CHUNK_BYTES`] go.
+    fn take(&mut self, found: BTreeMap<Key, Found<'_>>, horizon: Option<Key>) -> Result<()> {
+        let mut bytes = 0;
         for (key, what) in found {
             if horizon.as_ref().is_some_and(|h| key > *h) {
                 break;
@@ -120,14 +118,23 @@ impl Scan {
                 Bound::Excluded(end) => key >= *end,
             };
             if beyond {
-                ended = true;
-                break;
+                return Ok(());
             }
-            if let Found::Live(record) = what {
-                self.ready.push_back((key, record));
+            let record = match what {
+                Found::Dead => None,
+                Found::Memtable(memtable, row) => memtable.row(row).map(Record::from),
+                Found::Segment(segment, row) => Some(segment_record(segment, row)?),
+            };
+            let Some(record) = record else { continue };
+            bytes += record.vector.len() * 4 + record.payload.as_ref().map_or(0, Vec::len);
+            self.ready.push_back((key.clone(), record));
+            if bytes >= CHUNK_BYTES {
+                self.next = Some(Bound::Excluded(key));
+                return Ok(());
             }
         }
-        self.next = horizon.filter(|_| !ended).map(Bound::Excluded);
+        self.next = horizon.map(Bound::Excluded);
+        Ok(())
     }
 }
 

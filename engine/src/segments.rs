@@ -109,7 +109,8 @@ impl SegmentOpener {
         meta: &CollectionMeta,
         segment: SegmentMeta,
     ) -> Result<SegmentFile> {
-        self.open(meta.id, meta.dimension, meta.metric, segment)
+        let file = self.open(meta.id, meta.dimension, meta.metric, segment);
+        file.inspect(|file| file.pin.mark_named())
     }
 }
 
@@ -148,6 +149,8 @@ impl Core {
             max_seqno: summary.max_seqno,
         };
         self.counters.segment_written(meta.len);
+        // Garbage until the segment that is read back takes over.
+        let unread = FilePin::new(path.clone(), &self.garbage);
         let read_back = self
             .opener
             .open(info.id, info.dimension, info.metric, meta)
@@ -155,13 +158,11 @@ impl Core {
                 file.segment
                     .verify()
                     .map_err(|error| Error::in_segment(&path, error))?;
+                unread.mark_named();
                 Ok(file)
             });
         // Not the database's damage but this output's: it is written again.
-        read_back.map_err(|error| {
-            self.garbage.add(path.clone());
-            Error::io(&path, "reading back", std::io::Error::other(error))
-        })
+        read_back.map_err(|error| Error::io(&path, "reading back", std::io::Error::other(error)))
     }
 
     fn fresh_file_id(&self, path: &Path) -> Result<FileId> {
@@ -171,14 +172,14 @@ impl Core {
     }
 
     /// Writes the changed deletion vectors of one edit as one file, and returns
-    /// the edit's fields on them.
+    /// the edit's fields on them with the file's pin.
     pub(crate) fn write_deletions(
         &self,
         collection: CollectionId,
         changed: &BTreeMap<SegmentId, Arc<DeletionVector>>,
-    ) -> Result<Vec<Field>> {
+    ) -> Result<(Vec<Field>, Option<FilePin>)> {
         if changed.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         }
         let number = self.numbers.take();
         let name = FileName::Deletions(number);
@@ -205,7 +206,7 @@ impl Core {
             };
             Field::SetDeletions(collection, segment, meta)
         });
-        Ok(fields.collect())
+        Ok((fields.collect(), Some(FilePin::new(path, &self.garbage))))
     }
 }
 

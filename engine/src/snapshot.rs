@@ -102,7 +102,7 @@ impl Snapshot {
     }
 
     fn view(&self, collection: &Collection) -> Result<Arc<ReadView>> {
-        if collection.database_identity() != self.core.identity() {
+        if collection.database_identity() != self.core.identity {
             return Err(Error::invalid("the collection belongs to another database"));
         }
         self.core.check_open()?;

@@ -21,7 +21,8 @@ use crate::error::{Error, Result};
 use crate::files::{FileName, discard};
 use crate::log_file::FileHandle;
 
-/// A manifest longer than this is rewritten: replay stays short.
+/// A manifest longer than this, and than twice its whole state, is rewritten:
+/// replay stays short, and a large state is not written again for each edit.
 const REWRITE_BYTES: u64 = 1 << 20;
 
 /// Why an edit did not become durable.
@@ -62,6 +63,8 @@ pub(crate) struct Manifest {
     file_id: FileId,
     number: u64,
     edits: u64,
+    /// Length right after the whole state was written.
+    base_len: u64,
     state: ManifestState,
 }
 
@@ -106,10 +109,12 @@ impl Manifest {
                 file_id,
                 number,
                 edits: 0,
+                base_len: 0,
                 state,
             };
             manifest.append(&manifest.state.to_edit())?;
             manifest.sync()?;
+            manifest.base_len = manifest.len();
             env.storage().sync_dir(dir)?;
             Ok(manifest)
         })();
@@ -154,7 +159,8 @@ impl Manifest {
         next.apply(edit).map_err(|what| {
             CommitError::Clean(Error::invalid(format!("an edit that does not fit: {what}")))
         })?;
-        let rewrite = self.writer.is_abandoned() || self.writer.end().offset > REWRITE_BYTES;
+        let rewrite = self.writer.is_abandoned()
+            || self.writer.end().offset > REWRITE_BYTES.max(2 * self.base_len);
         let attempted = !rewrite && self.append(edit).is_err();
         if rewrite || attempted {
             let fresh = Self::create(env, dir, fresh_number(), next);
@@ -259,6 +265,9 @@ pub(crate) fn replay_manifest(
     if edits == 0 {
         return Err(Error::corruption(&path, 0, "the manifest holds no edit"));
     }
+    state
+        .check_counters()
+        .map_err(|what| Error::corruption(&path, end.offset, what))?;
     if current.sealed.is_none() {
         // Only a clean close leaves a seal that may be believed.
         state.seal = None;

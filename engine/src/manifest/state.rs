@@ -2,7 +2,7 @@
 //!
 //! Owns the one function that applies an edit, used when replaying and when
 //! running alike, so the two cannot differ. Invariants: an edit that does not fit
-//! (an unknown collection, a reused id) changes nothing and is an error.
+//! (an unknown collection, a reused id) is an error.
 //! Must not know: open files, readers, threads.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,15 +43,34 @@ pub(crate) struct SegmentState {
 const MAX_FILE_NUMBER: u64 = 999_999_999_999;
 
 impl ManifestState {
-    /// Applies a whole edit, or none of it.
+    /// Applies an edit. After an error the state is of no further use: whoever
+    /// must keep it applies the edit to a copy.
     pub(crate) fn apply(&mut self, edit: &Edit) -> Result<(), String> {
-        let mut next = self.clone();
-        next.seal = None;
-        for field in &edit.0 {
-            next.apply_field(field)?;
+        self.seal = None;
+        edit.0.iter().try_for_each(|field| self.apply_field(field))
+    }
+
+    /// Whether the counters leave room to go on, and agree with each other.
+    pub(crate) fn check_counters(&self) -> Result<(), String> {
+        /// Room for numbers, so that names keep their twelve digits.
+        const MARGIN: u64 = 1_000_000;
+        if self.next_file > MAX_FILE_NUMBER - MARGIN {
+            return Err("file numbers are used up".to_owned());
         }
-        *self = next;
-        Ok(())
+        if self.last_seqno.0 > u64::MAX / 2 {
+            return Err("SeqNos are used up".to_owned());
+        }
+        let ahead = self
+            .collections
+            .values()
+            .find(|c| c.flushed > self.last_seqno);
+        match ahead {
+            Some(c) => Err(format!(
+                "collection {} was flushed beyond the last SeqNo",
+                c.meta.id
+            )),
+            None => Ok(()),
+        }
     }
 
     fn apply_field(&mut self, field: &Field) -> Result<(), String> {
@@ -132,7 +151,7 @@ impl ManifestState {
             .ok_or_else(|| format!("no collection {id}"))
     }
 
-    /// The edit that makes this state from an empty one; the seal is not part of it.
+    /// The edit that makes this state from an empty one.
     pub(crate) fn to_edit(&self) -> Edit {
         let mut fields = Vec::new();
         for (&id, collection) in &self.collections {
@@ -149,6 +168,7 @@ impl ManifestState {
         fields.push(Field::NextFile(self.next_file));
         fields.push(Field::FirstLog(self.first_log));
         fields.push(Field::LastSeqNo(self.last_seqno));
+        fields.extend(self.seal.map(Field::Seal));
         Edit(fields)
     }
 
@@ -217,6 +237,11 @@ mod tests {
                 Field::NextFile(9),
                 Field::FirstLog(4),
                 Field::LastSeqNo(SeqNo(7)),
+                Field::Seal(Seal {
+                    log: 4,
+                    end: 128,
+                    chain_crc: 9,
+                }),
             ]))
             .expect("fits");
         let mut copy = ManifestState::default();
@@ -226,9 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_that_does_not_fit_changes_nothing() {
-        let mut state = created();
-        let before = state.clone();
+    fn an_edit_that_does_not_fit_is_refused() {
+        let before = created();
         let c = CollectionId(0);
         for bad in [
             vec![Field::AddSegment(c, meta(5)), Field::AddSegment(c, meta(5))],
@@ -241,8 +265,21 @@ mod tests {
             vec![Field::CreateCollection(before.collections[&c].meta.clone())],
             vec![Field::NextFile(MAX_FILE_NUMBER + 1)],
         ] {
-            assert!(state.apply(&Edit(bad)).is_err());
-            assert_eq!(state, before);
+            assert!(before.clone().apply(&Edit(bad)).is_err());
+        }
+    }
+
+    #[test]
+    fn counters_that_leave_no_room_are_refused() {
+        assert_eq!(created().check_counters(), Ok(()));
+        for bad in [
+            Field::NextFile(MAX_FILE_NUMBER),
+            Field::LastSeqNo(SeqNo(u64::MAX)),
+            Field::Flushed(CollectionId(0), SeqNo(1)),
+        ] {
+            let mut state = created();
+            state.apply(&Edit(vec![bad])).expect("fits");
+            assert!(state.check_counters().is_err());
         }
     }
 }

@@ -45,6 +45,15 @@ pub(super) fn claim(dir: &Path, options: &Options) -> Result<Box<dyn StorageLock
     };
     if !names.iter().any(|name| name == CURRENT) {
         check_empty(storage, dir, &names, options)?;
+        // The directory's own name, which an open that was cut off may have left
+        // in the page cache alone.
+        let parent = match dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        storage
+            .sync_dir(parent)
+            .map_err(|error| Error::io(parent, "syncing", error))?;
     }
     let path = FileName::Lock.path(dir);
     match storage.lock(&path) {
@@ -66,14 +75,7 @@ fn make(storage: &dyn Storage, dir: &Path, options: &Options) -> Result<()> {
     }
     storage
         .create_dir(dir)
-        .map_err(|error| Error::io(dir, "creating", error))?;
-    let parent = match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    storage
-        .sync_dir(parent)
-        .map_err(|error| Error::io(parent, "syncing", error))
+        .map_err(|error| Error::io(dir, "creating", error))
 }
 
 /// A directory without `CURRENT`: empty, or left by a creation that was cut off.
@@ -93,7 +95,13 @@ fn check_empty(
             FileName::Log(_) => log_has_frames(storage, &file.path(dir))?,
             _ => false,
         };
-        if proof {
+        // Another opener may have finished its creation since the names were read.
+        let created = || {
+            storage
+                .list(dir)
+                .is_ok_and(|now| now.iter().any(|n| n == CURRENT))
+        };
+        if proof && !created() {
             let what = format!(
                 "it is missing, but {} shows that there was one",
                 file.name()

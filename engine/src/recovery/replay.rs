@@ -93,7 +93,9 @@ pub(super) fn find_chain(
             header,
             expect,
         });
-        next = successor.map(|(n, _)| n);
+        // A seal is the last word: what follows it was begun and never used.
+        let sealed = state.seal.is_some_and(|seal| seal.log == number);
+        next = successor.map(|(n, _)| n).filter(|_| !sealed);
     }
     seal_chain(dir, state, &mut chain)?;
     Ok(chain)

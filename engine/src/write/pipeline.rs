@@ -146,14 +146,17 @@ impl Core {
     pub(crate) fn sync_log(&self) -> Result<()> {
         // Before the sync: a write logged after its beginning sets a time of its own.
         *self.pipeline.sync_due.lock() = None;
-        let seqno = self.log.sync().map_err(|error| self.log_failed(error))?;
-        self.waiters.durable(SeqNo(seqno), self);
+        self.log.sync().map_err(|error| self.log_failed(error))?;
+        // Whoever waits for this is told by the log's thread: locks may be held here.
+        if !self.waiters.is_empty() {
+            self.signals.log.notify();
+        }
         Ok(())
     }
 
     fn note_periodic(&self, period: Option<Duration>) {
         let Some(period) = period else { return };
-        let due = self.env.clock().now() + period;
+        let due = self.env.clock().now().saturating_add(period);
         let mut earliest = self.pipeline.sync_due.lock();
         if earliest.is_none_or(|other| due < other) {
             *earliest = Some(due);
@@ -190,15 +193,12 @@ impl Core {
     /// Validates the batch as a whole, waits for memory, and queues it.
     pub(crate) fn enqueue(
         &self,
-        identity: usize,
         batch: WriteBatch,
         options: WriteOptions,
         may_wait: bool,
     ) -> Result<esker_wal::Ticket<Core>> {
         self.check_writable()?;
-        if batch.owner().is_some_and(|owner| owner != identity) {
-            return Err(Error::invalid("the batch was made for another database"));
-        }
+        batch.check_writable(self.identity)?;
         let limit = self.options.batch_limit();
         let bytes = batch.encoded_bytes();
         if bytes > limit {

@@ -5,7 +5,6 @@
 //! that fails, or whose handle is poisoned or closed first, gets the error.
 //! Must not know: how durability comes about.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -40,23 +39,18 @@ impl Ticket {
     }
 
     /// Calls `callback` once the batch is on the disk, or with the error that
-    /// keeps it from getting there; at once if that is known. It runs on whatever
-    /// thread made the batch durable, so it must be short and must not write to
-    /// this database; a panic in it is caught and dropped.
+    /// keeps it from getting there: at once if that is known, else on a thread of
+    /// the database's own (under `Background::Manual`, in `run_background_step`).
+    /// It should be short; a panic in it is caught and dropped.
     pub fn on_durable(&self, callback: impl FnOnce(Result<SeqNo>) + Send + 'static) {
-        let seqno = self.seqno();
-        let callback: Callback = Box::new(callback);
-        if let Some(Err(error)) = self.core.group.outcome(&self.ticket) {
-            return run(callback, Err(error));
-        }
-        self.core.waiters.add(seqno, self.ticket.clone(), callback);
-        // What became durable, failed or was poisoned meanwhile is answered here.
+        self.core
+            .waiters
+            .add(self.ticket.clone(), Box::new(callback));
+        // What was known before, or has become so meanwhile, is answered here.
         if let Err(error) = self.core.check_writable() {
             self.core.waiters.fail(&error);
         }
-        self.core
-            .waiters
-            .durable(SeqNo(self.core.log.synced_seqno()), &self.core);
+        self.core.waiters.settle(&self.core);
     }
 }
 
@@ -68,41 +62,45 @@ impl std::fmt::Debug for Ticket {
     }
 }
 
-/// Callbacks by the SeqNo that must be durable first.
+/// Callbacks that were not called yet.
 #[derive(Default)]
-pub(crate) struct DurableWaiters(Mutex<BTreeMap<SeqNo, Vec<(GroupTicket, Callback)>>>);
+pub(crate) struct DurableWaiters(Mutex<Vec<(GroupTicket, Callback)>>);
 
 impl DurableWaiters {
-    fn add(&self, seqno: SeqNo, ticket: GroupTicket, callback: Callback) {
-        self.0
-            .lock()
-            .entry(seqno)
-            .or_default()
-            .push((ticket, callback));
+    fn add(&self, ticket: GroupTicket, callback: Callback) {
+        self.0.lock().push((ticket, callback));
     }
 
-    /// Everything that was logged up to `seqno` is on the disk. A batch whose
-    /// append failed has a SeqNo below it all the same.
-    pub(crate) fn durable(&self, seqno: SeqNo, core: &Core) {
-        let ready = {
-            let mut waiting = self.0.lock();
-            if waiting.is_empty() {
-                return;
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
+    /// Calls those whose batch failed, or is in the log and synced.
+    pub(crate) fn settle(&self, core: &Core) {
+        if self.is_empty() {
+            return;
+        }
+        let synced = core.log.synced_seqno();
+        let mut settled = Vec::new();
+        let mut waiting = self.0.lock();
+        for (ticket, callback) in std::mem::take(&mut *waiting) {
+            let seqno = ticket.last_seqno();
+            match core.group.outcome(&ticket) {
+                Some(Err(error)) => settled.push((callback, Err(error))),
+                // A failed batch's outcome is set before anything later is logged.
+                _ if seqno <= synced => settled.push((callback, Ok(SeqNo(seqno)))),
+                _ => waiting.push((ticket, callback)),
             }
-            let later = waiting.split_off(&SeqNo(seqno.0.saturating_add(1)));
-            std::mem::replace(&mut *waiting, later)
-        };
-        for (seqno, waiters) in ready {
-            for (ticket, callback) in waiters {
-                let failed = core.group.outcome(&ticket).and_then(Result::err);
-                run(callback, failed.map_or(Ok(seqno), Err));
-            }
+        }
+        drop(waiting);
+        for (callback, result) in settled {
+            run(callback, result);
         }
     }
 
     /// Nothing more becomes durable.
     pub(crate) fn fail(&self, error: &Error) {
-        for (_, callback) in std::mem::take(&mut *self.0.lock()).into_values().flatten() {
+        for (_, callback) in std::mem::take(&mut *self.0.lock()) {
             run(callback, Err(error.clone()));
         }
     }

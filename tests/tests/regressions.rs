@@ -1,0 +1,258 @@
+//! Each of these was wrong once.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use esker::{
+    Background, Collection, CollectionOptions, Db, Durability, Error, Metric, Options, Result,
+    SeqNo, WriteBatch, WriteOptions,
+};
+use esker_tests::sim::{At, CallKind, Crash, Fault, Moment, SimEnv};
+
+fn manual() -> Options {
+    Options::new()
+        .background(Background::Manual)
+        .memory_budget(1 << 20)
+        .memtable_bytes(8 << 10)
+        .log_file_bytes(16 << 10)
+        .max_log_bytes(64 << 10)
+}
+
+fn one(db: &Db, name: &str) -> Collection {
+    db.create_collection(name, CollectionOptions::new(4, Metric::L2))
+        .expect("made")
+}
+
+fn simulated(env: &SimEnv) -> Db {
+    Db::open("/db", manual().env(env.env())).expect("opens")
+}
+
+fn os() -> WriteOptions {
+    WriteOptions::new().durability(Durability::Os)
+}
+
+/// The seal was lost when its edit made the manifest be rewritten.
+#[test]
+fn a_close_that_rewrites_the_manifest_can_be_opened() {
+    let env = SimEnv::new(1);
+    let db = simulated(&env);
+    for i in 0..2_900 {
+        one(&db, &format!("{i:0>250}"));
+    }
+    db.close().expect("closes");
+    let db = simulated(&env);
+    assert!(db.recovery_report().clean);
+    assert_eq!(db.collections().len(), 2_900);
+    drop(db);
+    assert_eq!(simulated(&env).collections().len(), 2_900);
+}
+
+/// As above, when the seal's own append failed.
+#[test]
+fn a_close_whose_append_fails_can_be_opened() {
+    let env = SimEnv::new(2);
+    let db = simulated(&env);
+    one(&db, "a").put("k", &[1.0; 4]).expect("written");
+    let fault = Fault::when(io::ErrorKind::StorageFull, |call| {
+        call.kind == CallKind::Write && call.path.extension().is_some_and(|e| e == "manifest")
+    });
+    env.inject(fault.once());
+    db.close().expect("a fresh manifest takes the edit");
+    assert_eq!(env.injected(), 1);
+    let db = simulated(&env);
+    assert!(db.recovery_report().clean);
+    assert!(
+        db.collection("a")
+            .expect("there")
+            .contains("k")
+            .expect("reads")
+    );
+}
+
+/// Identity was an address, which a later handle could have again.
+#[test]
+fn a_batch_of_a_closed_database_is_refused_for_ever() {
+    let env = SimEnv::new(3);
+    let mut batches = Vec::new();
+    for _ in 0..20 {
+        let db = simulated(&env);
+        let mut batch = WriteBatch::new();
+        batch.put(&one(&db, "a"), "k", &[1.0; 4]).expect("valid");
+        batches.push(batch);
+        db.close().expect("closes");
+        drop(db);
+        let again = simulated(&env);
+        let mut own = WriteBatch::new();
+        own.put(&one(&again, "a"), "own", &[1.0; 4]).expect("valid");
+        again.write(own).expect("written");
+        let stale = batches.pop().expect("pushed");
+        assert!(matches!(again.write(stale), Err(Error::Invalid(_))));
+    }
+}
+
+/// The collection was looked at only while the batch was made.
+#[test]
+fn a_batch_for_a_dropped_collection_is_refused() {
+    let env = SimEnv::new(4);
+    let db = simulated(&env);
+    let mut batch = WriteBatch::new();
+    batch.put(&one(&db, "a"), "k", &[1.0; 4]).expect("valid");
+    batch.put(&one(&db, "b"), "k", &[1.0; 4]).expect("valid");
+    db.drop_collection("a").expect("dropped");
+    assert!(matches!(db.write(batch), Err(Error::Invalid(_))));
+    assert!(
+        db.collection("b")
+            .expect("there")
+            .is_empty()
+            .expect("counts")
+    );
+}
+
+/// An output stayed behind for every failed attempt to commit it.
+#[test]
+fn failing_flushes_leave_nothing_behind() {
+    let env = SimEnv::new(5);
+    let db = Db::open("/db", manual().auto_compact(false).env(env.env())).expect("opens");
+    let a = one(&db, "a");
+    a.put("k", &[1.0; 4]).expect("written");
+    db.flush().expect("flushes");
+    a.put("k", &[2.0; 4]).expect("written");
+    env.inject(Fault::when(io::ErrorKind::StorageFull, |call| {
+        call.kind == CallKind::Write && call.path.to_string_lossy().contains(".deletions")
+    }));
+    for _ in 0..10 {
+        assert!(matches!(db.flush(), Err(Error::Io { .. })));
+        let _ = db.run_background_step();
+    }
+    let files = |kind: &str| {
+        let names = env.names("/db").expect("lists");
+        names.iter().filter(|name| name.contains(kind)).count()
+    };
+    assert!(files(".segment") <= 2, "{:?}", env.names("/db"));
+    env.clear_faults();
+    db.flush().expect("room again");
+    while db.run_background_step().expect("works") {}
+    assert_eq!((files(".segment"), files(".deletions")), (2, 1));
+    assert_eq!(a.get("k").expect("reads").expect("there").vector, [2.0; 4]);
+}
+
+type Heard = Arc<Mutex<Vec<Result<SeqNo>>>>;
+
+fn listen(db: &Db, batch: WriteBatch, options: WriteOptions, heard: &Heard) {
+    let ticket = db.submit(batch, options).expect("queued");
+    let heard = Arc::clone(heard);
+    ticket.on_durable(move |result| heard.lock().expect("whole").push(result));
+}
+
+/// A failed append told the writer, not the callback; and a later success would
+/// have called it a success.
+#[test]
+fn a_callback_hears_of_a_failed_append() {
+    let env = SimEnv::new(6);
+    let db = simulated(&env);
+    let a = one(&db, "a");
+    let heard = Heard::default();
+    let mut batch = WriteBatch::new();
+    batch.put(&a, "k", &[1.0; 4]).expect("valid");
+    let fault = Fault::when(io::ErrorKind::StorageFull, |call| {
+        call.kind == CallKind::Write && call.path.extension().is_some_and(|e| e == "log")
+    });
+    env.inject(fault.once());
+    listen(&db, batch, os(), &heard);
+    while db.run_background_step().expect("works") {}
+    assert!(matches!(
+        heard.lock().expect("whole")[..],
+        [Err(Error::Io { .. })]
+    ));
+    a.put("later", &[1.0; 4])
+        .expect("the next group starts a new file");
+    assert!(!a.contains("k").expect("reads"));
+}
+
+/// Callbacks ran under the locks of whoever made the batch durable.
+#[test]
+fn a_callback_may_use_the_database() {
+    let dir = tempfile::tempdir().expect("dir");
+    let db = Db::open(dir.path(), Options::new()).expect("opens");
+    let a = one(&db, "a");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let mut batch = WriteBatch::new();
+    batch.put(&a, "k", &[1.0; 4]).expect("valid");
+    let ticket = db.submit(batch, os()).expect("queued");
+    let inside = db.clone();
+    ticket.on_durable(move |result| {
+        result.expect("durable");
+        inside
+            .create_collection("made inside", CollectionOptions::new(1, Metric::L2))
+            .expect("made");
+        inside.flush().expect("flushes");
+        let ok = inside.verify().expect("verifies").is_ok();
+        sender.send(ok).expect("heard");
+    });
+    ticket.wait().expect("in the memtable");
+    db.flush().expect("flushes, which syncs the log");
+    assert!(
+        receiver
+            .recv_timeout(Duration::from_secs(10))
+            .expect("called")
+    );
+}
+
+/// The leader panicked on `now + period`.
+#[test]
+fn an_endless_period_is_only_long() {
+    let env = SimEnv::new(7);
+    let db = simulated(&env);
+    let mut batch = WriteBatch::new();
+    batch.put(&one(&db, "a"), "k", &[1.0; 4]).expect("valid");
+    let endless = WriteOptions::new().durability(Durability::Periodic(Duration::MAX));
+    db.write_with(batch, endless).expect("written");
+    one(&db, "a").put("k", &[2.0; 4]).expect("not poisoned");
+}
+
+/// Closing and dropping at once took two locks in opposite orders.
+#[test]
+fn close_and_drop_do_not_wait_for_each_other() {
+    for _ in 0..50 {
+        let dir = tempfile::tempdir().expect("dir");
+        let db = Db::open(dir.path(), Options::new()).expect("opens");
+        one(&db, "a");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let dropped = db.drop_collection("a");
+                assert!(
+                    matches!(dropped, Ok(()) | Err(Error::Closed)),
+                    "{dropped:?}"
+                );
+            });
+            scope.spawn(|| db.close().expect("closes"));
+        });
+    }
+}
+
+/// A directory whose own name was never synced could vanish with its database.
+#[test]
+fn the_directory_s_own_name_is_durable_before_anything_is_acknowledged() {
+    let env = SimEnv::new(8);
+    // The first open is killed right after making the directory, the second goes on.
+    env.crash_at(At::Effect(1), Moment::After);
+    assert!(Db::open("/db", manual().env(env.env())).is_err());
+    assert_eq!(
+        env.log().last().map(|call| call.kind),
+        Some(CallKind::CreateDir)
+    );
+    let env = env.crash_image(Crash::KeepAll);
+    let db = simulated(&env);
+    one(&db, "a").put("k", &[1.0; 4]).expect("synced");
+    env.stop();
+    drop(db);
+    let env = env.crash_image(Crash::LoseAllUnsynced);
+    let db = simulated(&env);
+    assert!(
+        db.collection("a")
+            .expect("there")
+            .contains("k")
+            .expect("reads")
+    );
+}
