@@ -2,7 +2,8 @@
 //!
 //! Owns no engine code. Reading order: [`rng`] is where all chance comes from;
 //! [`sim`] is a machine that can be stopped at any storage call and forgets what
-//! was not synced; [`oracle`] knows which states are legal afterwards.
+//! was not synced; [`oracle`] knows which states are legal afterwards; [`run`]
+//! drives a database, a machine and an oracle through a list of operations.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,3 +19,5 @@ pub mod rng;
 pub mod sim;
 
 pub mod oracle;
+
+pub mod run;

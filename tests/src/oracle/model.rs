@@ -211,6 +211,12 @@ impl Oracle {
             .map(|(name, settings)| (name.as_str(), settings.dimension, settings.metric))
     }
 
+    /// The last write since the last check.
+    #[must_use]
+    pub fn last_write(&self) -> Option<WriteId> {
+        self.writes.len().checked_sub(1).map(WriteId)
+    }
+
     /// Writes since the last check.
     #[must_use]
     pub fn pending(&self) -> usize {
@@ -231,12 +237,15 @@ impl Oracle {
     /// How many writes from the first must be there after such an end.
     #[must_use]
     pub fn floor(&self, loss: Loss) -> usize {
-        let must = |write: &Write| {
+        let must = |i: usize| {
+            let write = &self.writes[i];
             write.outcome == Outcome::Acked
-                && (loss != Loss::Power || write.durability == Durability::Sync)
+                && (loss != Loss::Power || write.durability == Durability::Sync || i < self.durable)
         };
-        let last = self.writes.iter().rposition(must).map_or(0, |i| i + 1);
-        last.max(self.durable.min(self.writes.len()))
+        (0..self.writes.len())
+            .rev()
+            .find(|&i| must(i))
+            .map_or(0, |i| i + 1)
     }
 
     /// Compares everything that an open database answers with what it must:

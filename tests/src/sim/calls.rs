@@ -231,6 +231,7 @@ pub(super) struct Calls {
     pub(super) stop: Option<(At, Moment)>,
     pub(super) stopped: bool,
     pub(super) injected: u64,
+    pub(super) paused: bool,
     faults: Vec<Fault>,
     hooks: Vec<Hook>,
     log: std::collections::VecDeque<Call>,
@@ -264,6 +265,9 @@ impl Calls {
 
     /// The fault that hits this call, if any.
     pub(super) fn fault(&mut self, call: &Call) -> Option<(io::ErrorKind, FaultEffect)> {
+        if self.paused {
+            return None;
+        }
         let mut hit = None;
         self.faults.retain_mut(|fault| {
             if hit.is_some() || !(fault.matches)(call) {

@@ -17,10 +17,10 @@ use crate::rng::Rng;
 
 const GONE: &str = "the simulated machine is gone";
 
-/// Whether an error says that the machine stopped.
+/// Whether an error says that the machine stopped, itself or as its cause.
 #[must_use]
-pub fn is_machine_gone(error: &io::Error) -> bool {
-    error.to_string() == GONE
+pub fn is_machine_gone(error: &impl fmt::Display) -> bool {
+    error.to_string().contains(GONE)
 }
 
 /// How a machine goes down, which decides what is left of its disk.
@@ -222,6 +222,16 @@ impl SimEnv {
     /// Takes back every planned failure.
     pub fn clear_faults(&self) {
         self.world().calls.clear_faults();
+    }
+
+    /// Lets calls pass, and does not count them, while a test itself looks.
+    pub fn pause_faults(&self, pause: bool) {
+        self.world().calls.paused = pause;
+    }
+
+    /// Begins anew to count the calls that failures hit.
+    pub fn forget_injected(&self) {
+        self.world().calls.injected = 0;
     }
 
     /// Calls that a planned failure has hit.

@@ -1,0 +1,18 @@
+//! A database on a simulated machine, driven by a list of operations beside its oracle.
+//!
+//! Owns [`Case`] and the one function that runs it. Invariants: a run is a
+//! function of its case; after each operation the visible state is compared with
+//! the model, after each reopen with every legal state; every case ends with a
+//! crash, a recovery, a verification and a clean close. Must not know: what
+//! chose the operations.
+
+mod inside;
+mod machine;
+mod ops;
+mod steps;
+
+pub use machine::{Summary, run};
+pub use ops::{
+    Case, ChangeSpec, CrashSpec, Crossing, FaultCalls, FaultSpec, How, Inside, Op, PERIOD, Place,
+    Settings, WriteSpec,
+};
