@@ -8,13 +8,6 @@
 //!
 //! `kill [--kills N] [--seed S] [--dir DIR]`; the last line is a JSON object, the
 //! exit code is 1 if anything was lost.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test program on real files and processes"
-)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -44,17 +37,23 @@ type Change = (usize, Vec<u8>, Option<(Vec<f32>, Option<Vec<u8>>)>);
 
 fn changes(seed: u64, op: u64) -> Vec<Change> {
     let r = mix(seed ^ mix(op));
-    let count = if r % 7 == 0 { 2 + r / 7 % 30 } else { 1 };
+    let count = if r.is_multiple_of(7) {
+        2 + r / 7 % 30
+    } else {
+        1
+    };
     (0..count)
         .map(|i| {
             let r = mix(r ^ (i + 1));
             let which = (r % 2) as usize;
             let key = format!("key-{:05}", mix(r) % KEYS).into_bytes();
-            let row = (r / 2 % 5 != 0).then(|| {
+            let row = (!(r / 2).is_multiple_of(5)).then(|| {
                 let vector = (0..SHAPES[which].1)
                     .map(|d| (mix(r ^ u64::from(d)) % 2_001) as f32 / 1_000.0 - 1.0 + 1e-3)
                     .collect();
-                let payload = (r / 10 % 3 == 0).then(|| vec![r as u8; (r / 30 % 300) as usize]);
+                let payload = (r / 10)
+                    .is_multiple_of(3)
+                    .then(|| vec![r as u8; (r / 30 % 300) as usize]);
                 (vector, payload)
             });
             (which, key, row)
