@@ -379,3 +379,120 @@ fn begin(
     };
     LogWriter::create(file, &header)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Clock, Entropy, StdEnv, Storage, StorageFile, StorageLock};
+    use esker_wal::FrameBuf;
+    use std::path::Path;
+
+    /// The real world, but for one sync that fails.
+    #[derive(Debug, Default)]
+    struct OneBadSync {
+        real: StdEnv,
+        fail: Arc<AtomicBool>,
+    }
+
+    struct BadFile {
+        real: Arc<dyn StorageFile>,
+        fail: Arc<AtomicBool>,
+    }
+
+    impl StorageFile for BadFile {
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            self.real.write_at(offset, bytes)
+        }
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+            self.real.read_at(offset, buffer)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            if self.fail.swap(false, Ordering::Relaxed) {
+                return Err(io::Error::other("a planned failure"));
+            }
+            self.real.sync_data()
+        }
+        fn len(&self) -> io::Result<u64> {
+            self.real.len()
+        }
+        fn map(&self) -> io::Result<esker_segment::Bytes> {
+            self.real.map()
+        }
+    }
+
+    impl Env for OneBadSync {
+        fn storage(&self) -> &dyn Storage {
+            self
+        }
+        fn clock(&self) -> &dyn Clock {
+            self.real.clock()
+        }
+        fn entropy(&self) -> &dyn Entropy {
+            self.real.entropy()
+        }
+    }
+
+    impl Storage for OneBadSync {
+        fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+            let real = self.real.create(path)?;
+            let fail = Arc::clone(&self.fail);
+            Ok(Arc::new(BadFile { real, fail }))
+        }
+        fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+            self.real.open(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.real.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.real.remove(path)
+        }
+        fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+            self.real.list(dir)
+        }
+        fn create_dir(&self, dir: &Path) -> io::Result<()> {
+            self.real.create_dir(dir)
+        }
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            self.real.sync_dir(dir)
+        }
+        fn lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+            self.real.lock(path)
+        }
+        fn available_space(&self, dir: &Path) -> io::Result<Option<u64>> {
+            self.real.available_space(dir)
+        }
+    }
+
+    /// Linux reports a lost write once: the sync after it succeeds for nothing.
+    #[test]
+    fn no_sync_succeeds_after_one_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = OneBadSync::default();
+        let fail = Arc::clone(&env.fail);
+        let numbers = Arc::new(FileNumbers::new(1));
+        let log = Log::create(Arc::new(env), dir.path().to_owned(), numbers, 4_096).unwrap();
+        let append = |seqno: u64, bytes: &[u8]| {
+            let mut buf = FrameBuf::new(1);
+            buf.extend_from_slice(bytes);
+            buf.seal();
+            log.append(&mut [SequencedFrame {
+                buf: &mut buf,
+                first_seqno: seqno,
+                seqno_count: 1,
+            }])
+        };
+        append(1, b"one").unwrap();
+        assert_eq!(log.sync().unwrap(), 1);
+        append(2, b"two").unwrap();
+        fail.store(true, Ordering::Relaxed);
+        assert!(matches!(log.sync(), Err(LogError::Unknown(_))));
+        assert!(matches!(log.sync(), Err(LogError::Unknown(_))));
+        assert_eq!(log.synced_seqno(), 1);
+        let full = append(3, &[7; 4_096]);
+        assert!(
+            matches!(full, Err(LogError::Unknown(_))),
+            "rotation syncs the old file"
+        );
+    }
+}
