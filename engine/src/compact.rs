@@ -6,18 +6,17 @@
 //! manifest durably stopped naming them and their last reader is gone.
 //! Must not know: how rows are merged, or chosen.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use esker_compaction::{
     CANCELLED, MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
 };
-use esker_segment::{CollectionId, DeletionVector, SegmentId};
+use esker_segment::{CollectionId, DeletionVector};
 
+use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
-use crate::manifest::Field;
 use crate::view::{LiveSegment, SegmentFile, Version};
 
 /// Free space that a merge leaves, beside its output.
@@ -147,37 +146,19 @@ impl Core {
             Some(output) => deleted_meanwhile(&collection.version, inputs, output)?,
             None => DeletionVector::default(),
         };
-        let mut fields: Vec<_> = inputs
-            .iter()
-            .map(|s| Field::RemoveSegment(id, s.id()))
-            .collect();
-        let mut changed = BTreeMap::new();
-        if let Some(output) = &output {
-            fields.push(Field::AddSegment(id, output.meta));
-            if !deleted.is_empty() {
-                changed.insert(output.meta.id, Arc::new(deleted));
-            }
-        }
-        let (deletions_fields, deletions) = self.write_deletions(id, &changed)?;
-        fields.extend(deletions_fields);
-        let pins = [
-            output.as_ref().map(|output| &output.pin),
-            deletions.as_ref(),
-        ];
-        self.commit_outputs(&mut manifest, fields, pins)?;
-        self.published.update(|view| {
-            let Some(collection) = view.collections.get_mut(&id) else {
-                return;
-            };
-            let mut version = Version::clone(&collection.version);
-            let gone: Vec<SegmentId> = inputs.iter().map(LiveSegment::id).collect();
-            version.segments.retain(|s| !gone.contains(&s.id()));
-            version.segments.extend(output.map(|file| LiveSegment {
-                deleted: changed.remove(&file.meta.id).unwrap_or_default(),
-                file: Arc::new(file),
-            }));
-            collection.version = Arc::new(version);
-        });
+        let removed: Vec<_> = inputs.iter().map(LiveSegment::id).collect();
+        let of_output = output.as_ref().filter(|_| !deleted.is_empty());
+        let change = VersionChange {
+            collection: id,
+            removed: &removed,
+            deletions: of_output
+                .map(|output| (output.meta.id, Arc::new(deleted)))
+                .into_iter()
+                .collect(),
+            added: output,
+            fields: Vec::new(),
+        };
+        self.commit_version(&mut manifest, change, |_| {})?;
         drop(manifest);
         inputs.iter().for_each(|s| s.file.pin.mark_obsolete());
         self.counters.merged();

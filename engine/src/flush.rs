@@ -14,10 +14,10 @@ use std::sync::Arc;
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{CollectionId, Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
 
+use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
-use crate::gc::FilePin;
-use crate::manifest::{CommitError, Field, Manifest};
+use crate::manifest::Field;
 use crate::memtable::{Entry, Memtable};
 use crate::view::{LiveSegment, SegmentFile, Version};
 
@@ -124,34 +124,22 @@ impl Core {
         }
         self.sync_log()?;
         let changed = changed_deletions(&collection.version, &superseded);
-        let (mut fields, deletions) = self.write_deletions(id, &changed)?;
-        if let Some(output) = &output {
-            fields.push(Field::AddSegment(id, output.meta));
-        }
-        let through = memtable.last_seqno();
-        fields.push(Field::Flushed(id, through));
         let first_log = self.first_log_without(Some(memtable));
-        fields.push(Field::FirstLog(first_log));
-        let pins = [
-            output.as_ref().map(|output| &output.pin),
-            deletions.as_ref(),
-        ];
-        self.commit_outputs(&mut manifest, fields, pins)?;
-        self.published.update(|view| {
-            let Some(collection) = view.collections.get_mut(&id) else {
-                return;
-            };
+        let change = VersionChange {
+            collection: id,
+            removed: &[],
+            added: output,
+            deletions: changed,
+            fields: vec![
+                Field::Flushed(id, memtable.last_seqno()),
+                Field::FirstLog(first_log),
+            ],
+        };
+        self.commit_version(&mut manifest, change, |collection| {
             collection
                 .frozen
                 .retain(|m| !std::ptr::eq(Arc::as_ptr(m), memtable));
-            let mut version = Version::clone(&collection.version);
-            apply_deletions(&mut version, &changed);
-            version.segments.extend(output.map(|file| LiveSegment {
-                file: Arc::new(file),
-                deleted: Arc::default(),
-            }));
-            collection.version = Arc::new(version);
-        });
+        })?;
         drop(manifest);
         memtable.charge().release_to_pins();
         self.log
@@ -175,21 +163,6 @@ impl Core {
             .filter(|m| !without.is_some_and(|w| std::ptr::eq(Arc::as_ptr(m), w)))
             .map(|m| m.first_log())
             .fold(current, u64::min)
-    }
-
-    /// Commits an edit that names these outputs.
-    pub(crate) fn commit_outputs(
-        &self,
-        manifest: &mut Manifest,
-        fields: Vec<Field>,
-        outputs: [Option<&FilePin>; 2],
-    ) -> Result<()> {
-        let committed = self.commit(manifest, fields);
-        // In doubt, a crash may reveal the edit: what it names stays.
-        if !matches!(committed, Err(CommitError::Clean(_))) {
-            outputs.into_iter().flatten().for_each(FilePin::mark_named);
-        }
-        committed.map_err(CommitError::into_error)
     }
 }
 
@@ -234,7 +207,7 @@ fn resolve(contents: &Contents, segment: &LiveSegment, out: &mut Superseded) -> 
 }
 
 /// The deletion vectors that differ from the version's.
-pub(crate) fn changed_deletions(
+fn changed_deletions(
     version: &Version,
     superseded: &Superseded,
 ) -> BTreeMap<SegmentId, Arc<DeletionVector>> {
@@ -249,18 +222,6 @@ pub(crate) fn changed_deletions(
             ))
         })
         .collect()
-}
-
-/// Puts changed deletion vectors in their places.
-pub(crate) fn apply_deletions(
-    version: &mut Version,
-    changed: &BTreeMap<SegmentId, Arc<DeletionVector>>,
-) {
-    for segment in &mut version.segments {
-        if let Some(deleted) = changed.get(&segment.id()) {
-            segment.deleted = Arc::clone(deleted);
-        }
-    }
 }
 
 /// A memtable's live rows, in key order, as a segment's rows.

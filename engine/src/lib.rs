@@ -48,6 +48,7 @@ mod manifest;
 mod segments;
 mod view;
 
+mod commit;
 mod compact;
 mod flush;
 mod read;

@@ -256,3 +256,17 @@ fn the_directory_s_own_name_is_durable_before_anything_is_acknowledged() {
             .expect("reads")
     );
 }
+
+/// Without `CURRENT`, only segments and logged rows counted as a database.
+#[test]
+fn a_manifest_with_history_is_a_database() {
+    let env = SimEnv::new(9);
+    let db = simulated(&env);
+    one(&db, "a");
+    db.close().expect("closes");
+    env.delete_file("/db/CURRENT").expect("deleted");
+    match Db::open("/db", manual().env(env.env())) {
+        Err(Error::Corruption { file, .. }) => assert!(file.ends_with("CURRENT")),
+        other => panic!("an empty database over a damaged one: {other:?}"),
+    }
+}

@@ -4,10 +4,11 @@
 //! files is not written to; a database whose `CURRENT` is gone is an error, never
 //! an empty database. Must not know: formats.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 
-use esker_wal::{Expect, HeaderState, LogKind, read_header, replay};
+use esker_wal::{Expect, HeaderState, LogKind, ReplayError, read_header, replay};
 
 use crate::env::{Storage, StorageLock};
 use crate::error::{Error, Result};
@@ -92,7 +93,9 @@ fn check_empty(
     for &file in &own {
         let proof = match file {
             FileName::Segment(_) | FileName::Deletions(_) => true,
-            FileName::Log(_) => log_has_frames(storage, &file.path(dir))?,
+            FileName::Log(_) => frames(storage, &file.path(dir), LogKind::Writes)? > 0,
+            // Its first edit is written before `CURRENT` names it.
+            FileName::Manifest(_) => frames(storage, &file.path(dir), LogKind::Manifest)? > 1,
             _ => false,
         };
         // Another opener may have finished its creation since the names were read.
@@ -124,16 +127,24 @@ fn check_empty(
     Ok(())
 }
 
-fn log_has_frames(storage: &dyn Storage, path: &Path) -> Result<bool> {
+/// How many whole frames a log has.
+fn frames(storage: &dyn Storage, path: &Path, kind: LogKind) -> Result<u64> {
     let file = storage
         .open(path)
         .map_err(|error| Error::io(path, "opening", error))?;
     let file = FileHandle(file);
-    match read_header(&file, LogKind::Writes).map_err(|error| Error::in_wal(path, error))? {
-        HeaderState::NeverUsed => Ok(false),
-        // The first frame is enough; its visitor's error ends the replay.
-        HeaderState::Valid(header) => {
-            Ok(replay(&file, &header, Expect::Newest, |_| Err(())).is_err())
-        }
+    let in_wal = |error| Error::in_wal(path, error);
+    let HeaderState::Valid(header) = read_header(&file, kind).map_err(in_wal)? else {
+        return Ok(0);
+    };
+    let mut frames = 0;
+    let end = replay(&file, &header, Expect::Newest, |_| {
+        frames += 1;
+        Ok::<_, Infallible>(())
+    });
+    match end {
+        Ok(_) => Ok(frames),
+        Err(ReplayError::Log(error)) => Err(in_wal(error)),
+        Err(ReplayError::Visitor(never)) => match never {},
     }
 }

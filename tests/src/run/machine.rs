@@ -238,19 +238,26 @@ impl Machine<'_> {
     /// Opens the database, through as many crashes as are planned, and compares it
     /// with what is legal after such losses.
     pub(super) fn open(&mut self, mut loss: Loss, crashes: &[CrashSpec]) -> Result<(), String> {
+        // After a clean close, an earlier plan may still be to come.
+        if self.plan.is_some() {
+            if self.try_open(loss)? {
+                return Ok(());
+            }
+            let spec = self.plan.take().expect("it was there");
+            self.summary.crashes += 1;
+            loss = worse(loss, self.replace(spec.crash));
+            return self.open(loss, &spec.again);
+        }
         for spec in crashes {
             let after = u64::from(spec.after.max(1));
-            self.env
-                .crash_at(At::Effect(self.env.effects() + after), spec.moment);
+            let at = At::Effect(self.env.effects() + after);
+            self.env.crash_at(at, spec.moment);
             if self.try_open(loss)? {
                 self.env.cancel_crash();
                 return Ok(());
             }
             self.summary.crashes_in_recovery += 1;
-            let now = self.replace(spec.crash);
-            if loss != Loss::Power {
-                loss = now;
-            }
+            loss = worse(loss, self.replace(spec.crash));
         }
         if self.try_open(loss)? {
             return Ok(());
@@ -259,10 +266,21 @@ impl Machine<'_> {
     }
 
     /// False when the machine stopped.
-    fn try_open(&mut self, loss: Loss) -> Result<bool, String> {
+    fn try_open(&mut self, mut loss: Loss) -> Result<bool, String> {
         let settings = self.case.settings[self.opens % self.case.settings.len()];
         self.opens += 1;
-        let db = match Db::open(DIR, settings.options(&self.env)) {
+        let mut opened = Db::open(DIR, settings.options(&self.env));
+        if let Err(error) = &opened
+            && self.tolerant()
+            && !self.env.is_stopped()
+        {
+            // An open may fail, but it must not have spoiled anything.
+            self.tolerate("an open", error)?;
+            self.env.clear_faults();
+            loss = worse(loss, Loss::Process);
+            opened = Db::open(DIR, settings.options(&self.env));
+        }
+        let db = match opened {
             // It may not even notice, while it only tidies up.
             Ok(_) | Err(_) if self.env.is_stopped() => return Ok(false),
             Ok(db) => db,
@@ -276,17 +294,19 @@ impl Machine<'_> {
             ));
         }
         let queries = Queries::new(self.case.seed ^ self.opens as u64);
+        self.env.pause_faults(true);
         let recovered = self
             .oracle
             .check(&db, loss, &queries)
             .map_err(|error| format!("after an open with {report:?}:\n{error}"))?;
         self.summary.lost += (recovered.of - recovered.prefix) as u64;
         self.db = Some(db);
-        if self.create_collections()? {
-            return Ok(true);
+        let created = self.create_collections()?;
+        self.env.pause_faults(false);
+        if !created {
+            self.let_go();
         }
-        self.let_go();
-        Ok(false)
+        Ok(created)
     }
 
     /// Makes the collections that are missing. False when the machine stopped.
@@ -396,4 +416,13 @@ fn last_calls(env: &SimEnv) -> String {
     let log = env.log_text();
     let from = log.lines().count().saturating_sub(80);
     log.lines().skip(from).collect::<Vec<_>>().join("\n")
+}
+
+/// What is left after one loss and another.
+fn worse(one: Loss, other: Loss) -> Loss {
+    match (one, other) {
+        (Loss::Power, _) | (_, Loss::Power) => Loss::Power,
+        (Loss::Process, _) | (_, Loss::Process) => Loss::Process,
+        (Loss::Nothing, Loss::Nothing) => Loss::Nothing,
+    }
 }

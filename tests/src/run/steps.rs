@@ -440,10 +440,13 @@ impl Machine<'_> {
                 Loss::Process
             }
         };
-        self.env.cancel_crash();
-        self.env.clear_faults();
+        let tolerant = self.tolerant();
         self.let_go();
-        self.env.forget_injected();
+        if tolerant {
+            // What is left of a fault is about the process that is gone.
+            self.env.clear_faults();
+            self.env.forget_injected();
+        }
         self.open(loss, &[])
     }
 

@@ -1,0 +1,79 @@
+//! Changing which segments a collection has.
+//!
+//! Owns the one way in which a version changes: outputs durable, edit durable,
+//! view swapped, in this order, under the commit lock. Invariants: outputs that no
+//! edit names are garbage; those of an edit in doubt stay; a view never shows what
+//! is not durable. Must not know: why the version changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use esker_segment::{CollectionId, DeletionVector, SegmentId};
+
+use crate::core::Core;
+use crate::error::Result;
+use crate::gc::FilePin;
+use crate::manifest::{CommitError, Field, Manifest};
+use crate::view::{CollectionView, LiveSegment, SegmentFile, Version};
+
+/// What one edit does to a collection's segments.
+pub(crate) struct VersionChange<'a> {
+    pub(crate) collection: CollectionId,
+    pub(crate) removed: &'a [SegmentId],
+    pub(crate) added: Option<SegmentFile>,
+    /// New deletion vectors, of the added segment or of ones that stay.
+    pub(crate) deletions: BTreeMap<SegmentId, Arc<DeletionVector>>,
+    /// What else the edit says.
+    pub(crate) fields: Vec<Field>,
+}
+
+impl Core {
+    /// Makes the change durable and then visible; `also` changes the rest of the
+    /// collection's view in the same swap. The manifest is the commit lock's.
+    pub(crate) fn commit_version(
+        &self,
+        manifest: &mut Manifest,
+        change: VersionChange<'_>,
+        also: impl FnOnce(&mut CollectionView),
+    ) -> Result<()> {
+        let id = change.collection;
+        let removed = change.removed.iter();
+        let mut fields: Vec<_> = removed.map(|&s| Field::RemoveSegment(id, s)).collect();
+        fields.extend(change.added.as_ref().map(|s| Field::AddSegment(id, s.meta)));
+        let (deletions, file) = self.write_deletions(id, &change.deletions)?;
+        fields.extend(deletions);
+        fields.extend(change.fields);
+        let committed = self.commit(manifest, fields);
+        // In doubt, a crash may reveal the edit: what it names stays.
+        if !matches!(committed, Err(CommitError::Clean(_))) {
+            let segment = change.added.as_ref().map(|segment| &segment.pin);
+            let outputs = segment.into_iter().chain(&file);
+            outputs.for_each(FilePin::mark_named);
+        }
+        committed.map_err(CommitError::into_error)?;
+        let mut deletions = change.deletions;
+        self.published.update(|view| {
+            let Some(collection) = view.collections.get_mut(&id) else {
+                return;
+            };
+            let mut version = Version::clone(&collection.version);
+            version
+                .segments
+                .retain(|segment| !change.removed.contains(&segment.id()));
+            version
+                .segments
+                .extend(change.added.map(|file| LiveSegment {
+                    file: Arc::new(file),
+                    deleted: Arc::default(),
+                }));
+            for segment in &mut version.segments {
+                if let Some(deleted) = deletions.remove(&segment.id()) {
+                    segment.deleted = deleted;
+                }
+            }
+            collection.version = Arc::new(version);
+            also(collection);
+        });
+        Ok(())
+    }
+}

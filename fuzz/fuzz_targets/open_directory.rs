@@ -1,0 +1,12 @@
+//! A database with some of its files changed, cut, emptied, swapped or gone.
+//! While checksums are left alone: an error that touches nothing, or answers that
+//! were right at some time. With checksums put right: no panic.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|input: &[u8]| esker_fuzz::open_directory(input));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    esker_fuzz::replay_files(esker_fuzz::open_directory);
+}
