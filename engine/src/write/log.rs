@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use esker_wal::{LogFile, LogHeader, LogKind, LogNumber, LogWriter, SequencedFrame};
 use parking_lot::Mutex;
@@ -71,8 +71,8 @@ pub(crate) struct Log {
     /// to one caller only, so a sync that overlaps or follows a failed one may
     /// return `Ok` for data that is gone. Taken after `inner`, never before.
     sync_failed: Mutex<bool>,
-    /// Set once a write asked for a sync: only then are files worth pre-zeroing.
-    syncs_wanted: AtomicBool,
+    /// Syncs of the current file that writers waited for.
+    syncs: AtomicU64,
     bytes_written: AtomicU64,
 }
 
@@ -134,7 +134,7 @@ impl Log {
             file_bytes,
             inner: Mutex::new(inner),
             sync_failed: Mutex::new(false),
-            syncs_wanted: AtomicBool::new(false),
+            syncs: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
         })
     }
@@ -184,6 +184,7 @@ impl Log {
                 inner.current = writer;
                 inner.superseded = false;
                 inner.gave_up_preparing = false;
+                self.syncs.store(0, Ordering::Relaxed);
                 Ok(())
             }
             Err(error) => {
@@ -242,7 +243,7 @@ impl Log {
     /// `fdatasync` 1.6 to 2.8 times faster than extending a file. A failure costs
     /// nothing but that speed: the rotation creates a file itself.
     pub(crate) fn prepare_next(&self) {
-        let zeroed = self.syncs_wanted.load(Ordering::Relaxed) && self.has_room_for_zeros();
+        let zeroed = self.syncs_are_small() && self.has_room_for_zeros();
         let prepared = self.prepare(zeroed);
         let mut inner = self.inner.lock();
         match prepared {
@@ -260,14 +261,24 @@ impl Log {
         }
     }
 
+    /// Whether zeros pay: they spare each sync a journal commit, and cost every
+    /// byte of the log a second write.
+    fn syncs_are_small(&self) -> bool {
+        /// Above this many bytes for each sync, writing them outweighs the commit.
+        const SMALL: u64 = 64 << 10;
+        let bytes = self.inner.lock().current.end().offset;
+        self.syncs.load(Ordering::Relaxed) * SMALL > bytes
+    }
+
     /// Whether zeros would leave the disk room for what matters more.
     fn has_room_for_zeros(&self) -> bool {
         let free = self.env.storage().available_space(&self.dir);
         !matches!(free, Ok(Some(free)) if free / 8 < self.file_bytes)
     }
 
+    /// A writer waits for a sync.
     pub(crate) fn note_sync_wanted(&self) {
-        self.syncs_wanted.store(true, Ordering::Relaxed);
+        self.syncs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes everything appended before the call durable; returns the last such
@@ -386,6 +397,7 @@ mod tests {
     use crate::env::{Clock, Entropy, StdEnv, Storage, StorageFile, StorageLock};
     use esker_wal::FrameBuf;
     use std::path::Path;
+    use std::sync::atomic::AtomicBool;
 
     /// The real world, but for one sync that fails.
     #[derive(Debug, Default)]
