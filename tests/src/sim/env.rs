@@ -350,7 +350,11 @@ impl SimEnv {
         if let Some((error, effect)) = calls.fault(&call) {
             calls.record(call, CallOutcome::Injected(error));
             fail_inside(kind, effect, |extent| {
-                let _ = act(disk, extent);
+                let created = act(disk, extent).is_ok() && kind == CallKind::Create;
+                // The file may be there, but nobody has it open.
+                if let Some(ino) = disk.lookup(request.path).ok().filter(|_| created) {
+                    disk.closed(ino);
+                }
             });
             return Err(error.into());
         }
@@ -380,6 +384,10 @@ fn stop_inside(kind: CallKind, moment: Moment, act: impl FnOnce(Extent)) {
 
 /// How much of a call happens that is made to fail.
 fn fail_inside(kind: CallKind, effect: FaultEffect, act: impl FnOnce(Extent)) {
+    if !kind.is_effect() || kind == CallKind::Lock {
+        // An answer that is not given has no effect, and neither has a lock.
+        return;
+    }
     let divisible = matches!(kind, CallKind::Write | CallKind::Sync | CallKind::SyncDir);
     match effect {
         FaultEffect::All => act(Extent::All),

@@ -673,6 +673,24 @@ fn a_failing_call_may_have_had_its_effect() {
 }
 
 #[test]
+fn a_failing_call_leaves_nothing_open_or_locked() {
+    let env = SimEnv::new(1);
+    env.set_capacity(Some(10));
+    env.inject(Fault::when(ErrorKind::Other, |_| true).effect(FaultEffect::All));
+    assert_eq!(kind(env.create(path(A))), ErrorKind::Other);
+    assert_eq!(kind(env.lock(path("/LOCK"))), ErrorKind::Other);
+    env.clear_faults();
+    assert_eq!(env.names("/").unwrap(), ["a"], "created all the same");
+    env.set_file(A, vec![1; 10]).unwrap();
+    env.inject(Fault::when(ErrorKind::Other, |_| true).effect(FaultEffect::All));
+    assert_eq!(kind(env.open(path(A))), ErrorKind::Other);
+    env.clear_faults();
+    env.remove(path(A)).unwrap();
+    assert_eq!(env.available_space(path("/")).unwrap(), Some(10));
+    env.lock(path("/LOCK")).unwrap();
+}
+
+#[test]
 fn after_a_failed_sync_a_later_one_proves_nothing() {
     let env = SimEnv::new(1);
     let file = durable(&env, A, &[0; 2 * SECTOR]);
