@@ -225,6 +225,12 @@ impl Db {
         info: Arc<CollectionInfo>,
         options: CollectionOptions,
     ) -> Result<Collection> {
+        if info.dropped.load(Ordering::Acquire) {
+            return Err(Error::Invalid(format!(
+                "dropping collection {:?} failed with an unknown outcome; drop it again first",
+                info.name
+            )));
+        }
         if (info.dimension, info.metric) != (options.dimension, options.metric) {
             return Err(Error::Incompatible {
                 file: self.handle.core.dir.clone(),

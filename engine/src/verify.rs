@@ -6,7 +6,7 @@
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::files::FileName;
-use crate::manifest::{Current, replay_manifest};
+use crate::manifest::{Current, Manifest, replay_manifest};
 use crate::segments::read_deletions;
 
 /// What a verification read and found.
@@ -39,12 +39,7 @@ impl Core {
         // the view keep the files of that state in place.
         let (state, view) = {
             let manifest = self.manifest.lock();
-            self.verify_manifest(
-                &mut report,
-                manifest.number(),
-                manifest.file_id(),
-                manifest.len(),
-            );
+            self.verify_manifest(&mut report, &manifest);
             (manifest.state().clone(), self.published.get().0)
         };
         for (id, segment) in state.segments() {
@@ -87,13 +82,9 @@ impl Core {
         manifest.state().deletion_files().contains(&deletions)
     }
 
-    fn verify_manifest(
-        &self,
-        report: &mut VerifyReport,
-        number: u64,
-        file_id: esker_segment::FileId,
-        len: u64,
-    ) {
+    fn verify_manifest(&self, report: &mut VerifyReport, manifest: &Manifest) {
+        let (number, file_id, len) = (manifest.number(), manifest.file_id(), manifest.len());
+        let in_doubt = manifest.is_in_doubt();
         report.bytes += len;
         let read = Current::read(self.storage(), &self.dir).and_then(|current| {
             let path = FileName::Current.path(&self.dir);
@@ -110,10 +101,12 @@ impl Core {
         });
         match read {
             Ok(replayed) if replayed.end.offset == len => {}
+            // A failed append may have left a whole edit, which the next one supersedes.
+            Ok(replayed) if in_doubt && replayed.end.offset > len => {}
             Ok(replayed) => report.problems.push(Error::corruption(
                 &FileName::Manifest(number).path(&self.dir),
                 replayed.end.offset,
-                "the manifest ends too early",
+                "the manifest does not end where it did",
             )),
             Err(error) => report.problems.push(error),
         }

@@ -8,7 +8,7 @@ use esker::{
     Background, Collection, CollectionOptions, Db, Durability, Error, Metric, Options, Result,
     SeqNo, WriteBatch, WriteOptions,
 };
-use esker_tests::sim::{At, CallKind, Crash, Fault, Moment, SimEnv};
+use esker_tests::sim::{At, CallKind, Crash, Fault, FaultEffect, Moment, SimEnv};
 
 fn manual() -> Options {
     Options::new()
@@ -269,4 +269,29 @@ fn a_manifest_with_history_is_a_database() {
         Err(Error::Corruption { file, .. }) => assert!(file.ends_with("CURRENT")),
         other => panic!("an empty database over a damaged one: {other:?}"),
     }
+}
+
+/// `verify` took an edit in doubt for damage; the collection of a drop in doubt
+/// could be neither written nor created.
+#[test]
+fn a_drop_in_doubt_can_be_settled() {
+    let env = SimEnv::new(10);
+    let db = simulated(&env);
+    let a = one(&db, "a");
+    let to_manifests = |call: &esker_tests::sim::Call| {
+        call.kind == CallKind::Write && call.path.extension().is_some_and(|e| e == "manifest")
+    };
+    env.inject(Fault::when(io::ErrorKind::StorageFull, to_manifests).effect(FaultEffect::All));
+    assert!(matches!(db.drop_collection("a"), Err(Error::Io { .. })));
+    env.clear_faults();
+    assert!(db.verify().expect("verifies").is_ok());
+    assert!(matches!(a.put("k", &[1.0; 4]), Err(Error::Invalid(_))));
+    let again = db.create_collection("a", CollectionOptions::new(4, Metric::L2));
+    match again {
+        Err(Error::Invalid(what)) => assert!(what.contains("drop it again"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    db.drop_collection("a").expect("settled");
+    one(&db, "a").put("k", &[1.0; 4]).expect("a new one");
+    assert!(db.verify().expect("verifies").is_ok());
 }

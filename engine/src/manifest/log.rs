@@ -196,6 +196,11 @@ impl Manifest {
         self.number
     }
 
+    /// Whether an append failed: the file may hold an edit that is not in the state.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.writer.is_abandoned()
+    }
+
     pub(crate) fn file_id(&self) -> FileId {
         self.file_id
     }
