@@ -346,8 +346,3 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 }
-
-/// A payload's owned form in a memtable.
-pub(crate) fn shared_payload(payload: Option<&[u8]>) -> Option<Arc<[u8]>> {
-    payload.map(Arc::from)
-}

@@ -48,6 +48,11 @@ pub(crate) struct CollectionInfo {
 }
 
 impl CollectionInfo {
+    /// An empty memtable for the collection, charged to the budget.
+    pub(crate) fn new_memtable(&self, budget: &Arc<MemoryBudget>) -> Arc<Memtable> {
+        Arc::new(Memtable::new(self.dimension, self.metric, budget.charge(0)))
+    }
+
     /// That writes to the collection can be taken.
     pub(crate) fn check_writable(&self) -> Result<()> {
         if self.dropped.load(Ordering::Acquire) {
@@ -164,15 +169,6 @@ impl Core {
             }
             Err(other) => Err(other),
         }
-    }
-
-    /// An empty memtable for a collection, charged to the budget.
-    pub(crate) fn new_memtable(&self, info: &CollectionInfo) -> Arc<Memtable> {
-        Arc::new(Memtable::new(
-            info.dimension,
-            info.metric,
-            self.budget.charge(0),
-        ))
     }
 
     /// The first damage that keeps a collection from being flushed.

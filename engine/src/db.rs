@@ -204,7 +204,7 @@ impl Db {
         let info = Arc::new(CollectionInfo::new(&meta));
         core.commit(&mut manifest, vec![Field::CreateCollection(meta)])
             .map_err(CommitError::into_error)?;
-        let active = core.new_memtable(&info);
+        let active = info.new_memtable(&core.budget);
         let fresh = CollectionView {
             active,
             frozen: Vec::new(),

@@ -18,7 +18,6 @@ use esker_segment::distance::{Query, inverse_norm};
 use esker_segment::{Key, Metric, Row, SeqNo};
 use parking_lot::Mutex;
 
-use crate::batch::shared_payload;
 use crate::memory::Charge;
 use crate::top_k::TopK;
 
@@ -81,8 +80,7 @@ pub(crate) struct MemRow {
 }
 
 impl Memtable {
-    /// An empty memtable for vectors of `dimension` components that expects
-    /// about `expected_bytes` of them, charged to `charge`.
+    /// An empty memtable for vectors of `dimension` components, charged to `charge`.
     pub(crate) fn new(dimension: u32, metric: Metric, charge: Charge) -> Self {
         let writer = AppendRows::new(dimension as usize);
         Self {
@@ -110,7 +108,7 @@ impl Memtable {
         payload: Option<&[u8]>,
     ) -> bool {
         let key = Key::new(key);
-        let payload = shared_payload(payload);
+        let payload: Option<Arc<[u8]>> = payload.map(Arc::from);
         let mut writer = self.writer.lock();
         let inverse_norm = match self.metric {
             Metric::Cosine => inverse_norm(&floats(vector)),

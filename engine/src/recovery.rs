@@ -29,7 +29,6 @@ use crate::files::{FileName, discard};
 use crate::gc::Garbage;
 use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
 use crate::memory::MemoryBudget;
-use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::segments::{SegmentOpener, read_deletions};
 use crate::snapshot::SnapshotRegistry;
@@ -173,14 +172,6 @@ impl Opening {
         )
     }
 
-    fn new_memtable(&self, info: &CollectionInfo) -> Arc<Memtable> {
-        Arc::new(Memtable::new(
-            info.dimension,
-            info.metric,
-            self.budget.charge(0),
-        ))
-    }
-
     /// Opens every segment and deletion vector that the manifest names.
     fn open_segments(&mut self, state: &ManifestState) -> Result<()> {
         for (&id, collection) in &state.collections {
@@ -199,7 +190,7 @@ impl Opening {
                 });
             }
             let info = Arc::new(CollectionInfo::new(&collection.meta));
-            let active = self.new_memtable(&info);
+            let active = info.new_memtable(&self.budget);
             let version = Arc::new(Version { segments });
             self.view.collections.insert(
                 id,

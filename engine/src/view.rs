@@ -62,6 +62,12 @@ pub(crate) struct CollectionView {
 }
 
 impl CollectionView {
+    /// Freezes the active memtable and puts a fresh one in its place.
+    pub(crate) fn freeze(&mut self, fresh: Arc<Memtable>) {
+        let full = std::mem::replace(&mut self.active, fresh);
+        self.frozen.push(full);
+    }
+
     /// Memtables, newest first.
     pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.active).chain(self.frozen.iter().rev())

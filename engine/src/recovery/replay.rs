@@ -231,10 +231,9 @@ impl Opening {
             .filter_map(|(id, _)| self.collections.get(id).cloned())
             .collect();
         for info in full {
-            let fresh = self.new_memtable(&info);
+            let fresh = info.new_memtable(&self.budget);
             if let Some(collection) = self.view.collections.get_mut(&info.id) {
-                let old = std::mem::replace(&mut collection.active, fresh);
-                collection.frozen.push(old);
+                collection.freeze(fresh);
             }
         }
     }

@@ -334,7 +334,7 @@ impl Log {
         (inner.current.header().number.0, inner.current.end())
     }
 
-    /// Numbers of the files of the chain, oldest first.
+    /// Number of the oldest file of the chain.
     pub(crate) fn oldest(&self) -> u64 {
         let inner = self.inner.lock();
         inner

@@ -173,7 +173,7 @@ impl Core {
     /// Starts a new active memtable for a collection. Called between groups only.
     pub(crate) fn freeze(&self, id: CollectionId) {
         let Some(info) = self.info(id) else { return };
-        let fresh = self.new_memtable(&info);
+        let fresh = info.new_memtable(&self.budget);
         let frozen = self.published.update(|view| {
             let Some(collection) = view.collections.get_mut(&id) else {
                 return false;
@@ -181,8 +181,7 @@ impl Core {
             if collection.active.is_empty() {
                 return false;
             }
-            let old = std::mem::replace(&mut collection.active, fresh);
-            collection.frozen.push(old);
+            collection.freeze(fresh);
             true
         });
         if frozen {
