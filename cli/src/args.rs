@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::failure::Failure;
 use crate::text;
 
 /// Store vectors durably and search them.
@@ -115,6 +116,31 @@ Examples:
   esker bench-ingest --data ./sift --rows 200000 --durability os --json
   esker bench-ingest --data ./sift --threads 4 --batch 100")]
     BenchIngest(BenchIngest),
+    /// Measure speed and recall of searches, and what they cost
+    #[command(long_about = "\
+Measure speed and recall of searches, and what they cost.
+
+DIR holds base.fvecs or base.bvecs, query.fvecs or query.bvecs, and \
+groundtruth.ivecs: for each query its true neighbours, nearest first, at least k \
+of them. The metric is that of DIR/metric, else l2. The rows are written in \
+batches through the public API (ingest_vps rows a second), then flushed and \
+compacted; build_s is the time from the first write until that is done and all \
+is on the disk.
+
+Then every query is asked alone, one after the other in one thread, at each size \
+of the search list (param). recall is the share of the k true neighbours that \
+were found, where a row as near as the k-th counts as one; qps is queries for \
+each second of their latencies; p50_us and p99_us are the latencies that half and \
+99 of 100 queries do not exceed. rss_mb is the memory that is resident, mapped \
+files among it; anon_mb what the process holds in memory that no file backs, \
+beyond what it held before the load; disk_mb the files of the database. MiB are \
+2^20 bytes. What the system does not tell is null.")]
+    #[command(after_help = "\
+Examples:
+  esker bench --data ./sift
+  esker bench --data ./sift --k 100 --l 100,200,400 --queries 500
+  esker bench --data ./sift --rows 20000 --durability os --json")]
+    Bench(Bench),
     /// Internal: the process that the demo kills.
     #[command(hide = true)]
     DemoChild { dir: PathBuf },
@@ -228,15 +254,12 @@ pub(crate) struct Stats {
     pub(crate) json: bool,
 }
 
+/// What the measurements load, and how.
 #[derive(Debug, Args)]
-pub(crate) struct BenchIngest {
-    /// Directory with base.fvecs or base.bvecs
+pub(crate) struct LoadArgs {
+    /// Directory of the data set, with base.fvecs or base.bvecs
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Rows to write; the file is gone through again, under new keys, if it has fewer
-    /// [default: those of the file]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
-    pub(crate) rows: Option<u64>,
     /// When a batch counts as written
     #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
     pub(crate) durability: DurabilityArg,
@@ -249,9 +272,72 @@ pub(crate) struct BenchIngest {
     /// Directory for the database, which is then kept [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     pub(crate) db: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchIngest {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Rows to write; the file is gone through again, under new keys, if it has fewer
+    /// [default: those of the file]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
+    pub(crate) rows: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Sizes of the search list that are measured unless others are named.
+const L_SWEEP: [u64; 12] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Rows to load from the start of the file, whose true neighbours are then computed
+    /// [default: all, with the neighbours of groundtruth.ivecs]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
+    pub(crate) rows: Option<u64>,
+    /// Neighbours that each query asks for
+    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) k: u64,
+    /// Sizes of the search list, each at least k
+    /// [default: those of 10,16,24,32,48,64,96,128,192,256,384,512 that are]
+    #[arg(long, value_name = "L,...", value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) l: Vec<u64>,
+    /// Queries to ask, from the start of the file [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) queries: Option<u64>,
+    /// Times that all queries are asked at each size; the fastest round counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) repeat: u64,
+    /// Print one JSON object a line, one for each size
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Bench {
+    /// The sizes of the search list to measure: at least one, none below `k`.
+    pub(crate) fn sweep(&self) -> Result<Vec<u64>, Failure> {
+        if let Some(l) = self.l.iter().find(|l| **l < self.k) {
+            return Err(Failure::Usage(format!(
+                "--l {l} is below --k {}: a list of the nearest {l} rows holds no {} answers",
+                self.k, self.k
+            )));
+        }
+        if !self.l.is_empty() {
+            return Ok(self.l.clone());
+        }
+        let sweep: Vec<u64> = L_SWEEP.into_iter().filter(|l| *l >= self.k).collect();
+        if sweep.is_empty() {
+            return Err(Failure::Usage(format!(
+                "all default sizes of the search list are below --k {}; name some with --l",
+                self.k
+            )));
+        }
+        Ok(sweep)
+    }
 }
 
 /// A metric by its name.
@@ -282,6 +368,16 @@ pub(crate) enum DurabilityArg {
     Sync,
     /// With the operating system: survives the end of the process
     Os,
+}
+
+impl DurabilityArg {
+    /// As it is typed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Os => "os",
+        }
+    }
 }
 
 impl From<DurabilityArg> for esker::Durability {
@@ -399,5 +495,42 @@ mod tests {
         );
         assert!(parse("esker search d c --vector -1,2.5e-3").is_ok());
         assert!(parse("esker search d c --vector 1,,2").is_err());
+    }
+
+    #[test]
+    fn a_sweep_has_no_list_that_is_shorter_than_the_answer() {
+        let sweep = |args: &str| {
+            let line = format!("esker bench --data d {args}");
+            match Cli::try_parse_from(line.split_whitespace())
+                .unwrap()
+                .command
+            {
+                Command::Bench(bench) => bench.sweep(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(sweep("").unwrap(), L_SWEEP);
+        assert_eq!(
+            sweep("--k 300").unwrap(),
+            [384, 512],
+            "the rest is left out"
+        );
+        assert_eq!(sweep("--l 99,10 --l 12").unwrap(), [99, 10, 12]);
+        for (args, part) in [("--l 64,9", "--l 9"), ("--k 513", "--k 513")] {
+            match sweep(args) {
+                Err(Failure::Usage(text)) => assert!(text.contains(part), "{text}"),
+                other => panic!("{args}: {other:?}"),
+            }
+        }
+    }
+
+    /// The help names them, since clap cannot know of a default that depends on k.
+    #[test]
+    fn the_default_sweep_is_the_one_that_the_help_names() {
+        let named = L_SWEEP.map(|l| l.to_string()).join(",");
+        let help = Cli::command()
+            .find_subcommand_mut("bench")
+            .map(|bench| bench.render_long_help().to_string());
+        assert!(help.unwrap().contains(&named), "{named}");
     }
 }

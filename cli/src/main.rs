@@ -43,7 +43,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Stats(args) => commands::stats(&args),
         Command::Verify(args) => commands::verify(&args),
         Command::Compact(args) => commands::compact(&args),
-        Command::BenchIngest(args) => bench::run(&args),
+        Command::BenchIngest(args) => bench::ingest(&args),
+        Command::Bench(args) => bench::search(&args),
         Command::DemoChild { dir } => demo::child::run(&dir),
         Command::SweepScratch { dir } => scratch::sweep(&dir),
     }

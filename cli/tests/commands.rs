@@ -247,6 +247,14 @@ fn the_wrong_command_line_is_exit_code_2() {
         "search db c --vector x",
         "bench-ingest --data . --rows 0",
         "bench-ingest --data . --durability sometimes",
+        "bench",
+        "bench --data . --k 0",
+        "bench --data . --l 4",
+        "bench --data . --l 10,x",
+        "bench --data . --l 64, --k 100",
+        "bench --data . --k 1000",
+        "bench --data . --repeat 0",
+        "bench --data . --queries 0",
     ] {
         assert_eq!(bench.run(line).code, 2, "esker {line}");
     }
@@ -267,6 +275,7 @@ fn help_goes_to_standard_output() {
         "verify",
         "compact",
         "bench-ingest",
+        "bench",
     ] {
         let help = bench.ok(&format!("{command} --help"));
         assert!(

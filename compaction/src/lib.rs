@@ -7,5 +7,5 @@
 mod merge;
 mod policy;
 
-pub use merge::{CANCELLED, MergeInput, MergedRows, carry_over};
+pub use merge::{MergeInput, MergedRows, carry_over};
 pub use policy::{MAX_ROWS, Plan, Policy, Reason, SegmentDescription};

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use esker_segment::{
     DeletionVector, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo,
@@ -29,30 +29,27 @@ pub struct MergedRows<'a, S: SectionSource> {
     inputs: Vec<MergeInput<'a, S>>,
     /// Input and row of each output row.
     rows: Vec<(u32, Row)>,
-    cancel: &'a AtomicBool,
+    cancelled: &'a (dyn Fn() -> bool + Sync),
     /// One more than the input that a read failed in; 0 while none did.
     failed: AtomicUsize,
 }
 
-/// Shown by [`MergedRows`] when the merge was cancelled.
-pub const CANCELLED: &str = "the merge was cancelled";
-
 impl<'a, S: SectionSource> MergedRows<'a, S> {
-    /// Orders the live rows of `inputs` by key. Once `cancel` is true, this and
-    /// every later read of a row end with an error.
+    /// Orders the live rows of `inputs` by key. Once `cancelled` says so, this and
+    /// every later read of a row end with `Cancelled`.
     ///
     /// # Errors
     /// What reading the inputs reports, with the index of the input that it was; `Corruption`
-    /// for a key that is live twice; `Invalid` for more rows than a segment holds, or
-    /// a cancelled merge.
+    /// for a key that is live twice; `Invalid` for more rows than a segment holds;
+    /// `Cancelled`.
     pub fn new(
         inputs: Vec<MergeInput<'a, S>>,
-        cancel: &'a AtomicBool,
+        cancelled: &'a (dyn Fn() -> bool + Sync),
     ) -> Result<Self, (SegmentError, Option<usize>)> {
         let mut merged = Self {
             inputs,
             rows: Vec::new(),
-            cancel,
+            cancelled,
             failed: AtomicUsize::new(0),
         };
         match merged.order() {
@@ -97,7 +94,7 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         let mut rows = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
         let mut last: Option<Key> = None;
         while let Some(Reverse((key, index, row))) = heads.pop() {
-            self.check_cancelled()?;
+            RowSource::check_cancelled(self)?;
             if last.as_ref() == Some(&key) {
                 return self.blame(index, Err(broken(format!("key {key} has two live rows"))));
             }
@@ -111,20 +108,13 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         Ok(rows)
     }
 
-    fn check_cancelled(&self) -> Result<(), SegmentError> {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(SegmentError::Invalid(CANCELLED.into()));
-        }
-        Ok(())
-    }
-
     /// Reads something of an output row from the input that has it.
     fn read<T>(
         &self,
         row: Row,
         read: impl FnOnce(&'a Segment<S>, Row) -> Result<T, SegmentError>,
     ) -> Result<T, SegmentError> {
-        self.check_cancelled()?;
+        RowSource::check_cancelled(self)?;
         let place = self.rows.get(row.0 as usize);
         let place =
             place.and_then(|&(at, row)| Some((at, self.inputs.get(at as usize)?.segment, row)));
@@ -170,6 +160,13 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
 
     fn seqno(&self, row: Row) -> Result<SeqNo, SegmentError> {
         self.read(row, Segment::seqno)
+    }
+
+    fn check_cancelled(&self) -> Result<(), SegmentError> {
+        if (self.cancelled)() {
+            return Err(SegmentError::Cancelled);
+        }
+        Ok(())
     }
 
     fn payload_len(&self, row: Row) -> Result<Option<u64>, SegmentError> {

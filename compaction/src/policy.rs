@@ -1,8 +1,8 @@
 //! Which segments to merge, as a pure function.
 //!
 //! Owns the triggers and the choice. Invariants: a plan has at least two inputs
-//! or one that holds deleted rows, so every merge reduces segments or garbage and
-//! a sequence of merges without writes ends; the largest input of a size-tier
+//! or one that holds deleted rows or lacks a graph, so every merge reduces segments,
+//! garbage or segments without a graph, and a sequence of merges without writes ends; the largest input of a size-tier
 //! merge is at most as large as the others together, so a row is rewritten at most
 //! about log2(rows / flushed rows) times; an output never exceeds the row limit.
 //! Must not know: files, the manifest, who runs the plan.
@@ -23,6 +23,8 @@ pub struct SegmentDescription {
     pub live_rows: u64,
     /// Bytes of its file.
     pub bytes: u64,
+    /// Whether it is large enough for a graph and has none.
+    pub lacks_graph: bool,
 }
 
 /// Settings of the choice.
@@ -43,6 +45,9 @@ pub enum Reason {
     SizeTier,
     /// Superseded rows waste space and search time.
     Deletions,
+    /// A segment without a graph is slow to search, and nothing else is due that
+    /// would take it in.
+    Graph,
     /// The caller asked for one segment.
     Full,
 }
@@ -62,9 +67,11 @@ impl Policy {
     pub fn choose(&self, segments: &[SegmentDescription]) -> Option<Plan> {
         self.deletions(segments)
             .or_else(|| self.size_tier(segments))
+            .or_else(|| graph(segments))
     }
 
-    /// One merge towards a single segment without superseded rows.
+    /// One merge towards a single segment without superseded rows, with a graph
+    /// if it is large enough for one.
     #[must_use]
     pub fn full(&self, segments: &[SegmentDescription]) -> Option<Plan> {
         let mut rows = 0;
@@ -80,6 +87,7 @@ impl Policy {
         }
         if let [only] = inputs.as_slice()
             && only.live_rows == only.rows
+            && !only.lacks_graph
         {
             return None;
         }
@@ -121,6 +129,15 @@ impl Policy {
     }
 }
 
+/// The largest segment that lacks a graph.
+fn graph(segments: &[SegmentDescription]) -> Option<Plan> {
+    let largest = segments
+        .iter()
+        .filter(|s| s.lacks_graph)
+        .max_by_key(|s| (s.live_rows, s.id))?;
+    plan(segments, &[largest], Reason::Graph)
+}
+
 fn plan(
     segments: &[SegmentDescription],
     chosen: &[&SegmentDescription],
@@ -151,6 +168,14 @@ mod tests {
             rows,
             live_rows,
             bytes: rows * 100,
+            lacks_graph: false,
+        }
+    }
+
+    fn without_graph(id: u64, rows: u64) -> SegmentDescription {
+        SegmentDescription {
+            lacks_graph: true,
+            ..segment(id, rows, rows)
         }
     }
 
@@ -198,15 +223,36 @@ mod tests {
         assert_eq!(POLICY.full(&[]), None);
     }
 
+    #[test]
+    fn a_segment_gets_its_graph_when_nothing_else_is_due() {
+        let mut segments = vec![
+            segment(0, 100, 100),
+            without_graph(1, 90),
+            without_graph(2, 95),
+        ];
+        let plan = POLICY.choose(&segments).expect("due");
+        assert_eq!((plan.reason, ids(Some(plan))), (Reason::Graph, vec![2]));
+        segments.push(segment(3, 100, 100));
+        assert_eq!(
+            ids(POLICY.choose(&segments)),
+            [0, 1, 2, 3],
+            "a merge comes first"
+        );
+        assert_eq!(ids(POLICY.full(&[without_graph(1, 90)])), [1]);
+    }
+
     proptest! {
         /// Whatever the segments, merging as told ends, loses no row, and keeps
         /// every output within the limit.
         #[test]
-        fn merging_ends(rows in prop::collection::vec((1_u64..60_000, 0.0_f64..1.0), 0..40)) {
+        fn merging_ends(rows in prop::collection::vec((1_u64..60_000, 0.0_f64..1.0, any::<bool>()), 0..40)) {
             let mut segments: Vec<_> = rows
                 .iter()
                 .enumerate()
-                .map(|(i, &(rows, live))| segment(i as u64, rows, (rows as f64 * live) as u64))
+                .map(|(i, &(rows, live, lacks_graph))| SegmentDescription {
+                    lacks_graph,
+                    ..segment(i as u64, rows, (rows as f64 * live) as u64)
+                })
                 .collect();
             let live: u64 = segments.iter().map(|s| s.live_rows).sum();
             let mut next = segments.len() as u64;
@@ -217,7 +263,7 @@ mod tests {
                 prop_assert_eq!(inputs.len(), plan.inputs.len());
                 let merged: u64 = inputs.iter().map(|s| s.live_rows).sum();
                 prop_assert!(merged <= POLICY.max_rows);
-                prop_assert!(inputs.len() > 1 || merged < inputs[0].rows);
+                prop_assert!(inputs.len() > 1 || merged < inputs[0].rows || inputs[0].lacks_graph);
                 segments = rest;
                 if merged > 0 {
                     segments.push(segment(next, merged, merged));

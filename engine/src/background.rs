@@ -11,16 +11,19 @@
 )]
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use esker_segment::Executor;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::options::{Background, Options};
 
 /// Longest a thread sleeps without looking for work.
 const IDLE: Duration = Duration::from_millis(500);
@@ -230,6 +233,42 @@ fn yield_to_others() {
 
 #[cfg(not(target_os = "linux"))]
 fn yield_to_others() {}
+
+/// Threads that build one graph, and end with it.
+pub(crate) struct BuildThreads(NonZeroUsize);
+
+impl BuildThreads {
+    pub(crate) fn new(options: &Options) -> Self {
+        let asked = options.build_threads.and_then(NonZeroUsize::new);
+        let default = || match options.background {
+            Background::Threads => std::thread::available_parallelism().ok(),
+            Background::Manual => None,
+        };
+        Self(asked.or_else(default).unwrap_or(NonZeroUsize::MIN))
+    }
+}
+
+impl Executor for BuildThreads {
+    fn run(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let n = next.fetch_add(1, Ordering::Relaxed)
+                && n < count
+            {
+                task(n);
+            }
+        };
+        std::thread::scope(|scope| {
+            // The calling thread works too; one that cannot be started is missed
+            // by nobody. On Linux they inherit its priority.
+            for _ in 1..self.0.get().min(count) {
+                let thread = std::thread::Builder::new().name("esker-build".to_owned());
+                let _ = thread.spawn_scoped(scope, work);
+            }
+            work();
+        });
+    }
+}
 
 /// The threads of one database.
 pub(crate) struct Threads(Vec<JoinHandle<()>>);

@@ -12,8 +12,9 @@ use crate::core::CollectionInfo;
 use crate::db::Handle;
 use crate::error::Result;
 use crate::options::{SearchOptions, WriteOptions};
-use crate::read::{Reader, Record, SearchResult};
+use crate::read::{Reader, Record};
 use crate::scan::{Scan, prefix_range};
+use crate::search::SearchResult;
 
 /// One named set of rows of a fixed dimension and metric. Cheap to clone; all
 /// clones are the same collection.
@@ -142,14 +143,17 @@ impl Collection {
         Ok(self.len()? == 0)
     }
 
-    /// The nearest rows to `query`, a vector of the collection's dimension; exact.
-    /// Ties in distance are ordered by key.
+    /// The nearest rows to `query`, a vector of the collection's dimension:
+    /// approximate, by the graphs of segments, unless
+    /// [`SearchOptions::exact`]. Distances are exact, only live rows answer, and
+    /// k of them do where there are k. Ties in distance are ordered by key.
     ///
     /// # Errors
     /// `Invalid` for k = 0 or a query that no row could be; otherwise as
     /// [`Collection::get`].
     pub fn search(&self, query: &[f32], options: &SearchOptions) -> Result<SearchResult> {
-        self.read(|reader| reader.search(query, options))
+        let core = &self.handle.core;
+        self.read(|reader| reader.search(query, options, core.env.clock(), &core.scratches))
     }
 
     /// The rows of a key range as of now, in key order. Writes made while it is

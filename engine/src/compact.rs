@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use esker_compaction::{
-    CANCELLED, MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
+    MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
 };
-use esker_segment::{CollectionId, DeletionVector};
+use esker_segment::{CollectionId, DeletionVector, RowSource, SegmentId};
 
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
@@ -21,6 +21,14 @@ use crate::view::{LiveSegment, SegmentFile, Version};
 
 /// Free space that a merge leaves, beside its output.
 const SPARE_BYTES: u64 = 16 << 20;
+
+/// Who wants a merge.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Background,
+    /// Somebody waits for it.
+    Caller,
+}
 
 impl Core {
     fn policy(&self) -> Policy {
@@ -37,40 +45,80 @@ impl Core {
             return Ok(false);
         }
         let _exclusive = self.compacting.lock();
-        self.merge_one(true, |policy, segments| policy.choose(segments))
+        self.merge_one(Origin::Background, |policy, segments| {
+            policy.choose(segments)
+        })
     }
 
     /// Merges every collection into one segment.
     pub(crate) fn compact_all(&self) -> Result<()> {
+        // What a background merge would make, this merges again.
+        self.give_way.store(true, Ordering::Release);
         let _exclusive = self.compacting.lock();
-        while self.merge_one(false, Policy::full)? {}
-        Ok(())
+        self.give_way.store(false, Ordering::Release);
+        let result = loop {
+            match self.merge_one(Origin::Caller, Policy::full) {
+                Ok(true) => {}
+                other => break other.map(|_| ()),
+            }
+        };
+        self.signals.compact.notify();
+        result
     }
 
     fn merge_one(
         &self,
-        skip_damaged: bool,
+        origin: Origin,
         choose: impl Fn(&Policy, &[SegmentDescription]) -> Option<Plan>,
     ) -> Result<bool> {
         let (view, _) = self.published.get();
         let policy = self.policy();
         for (&id, collection) in &view.collections {
             let Some(info) = self.info(id) else { continue };
-            if skip_damaged && info.unmergeable.load(Ordering::Relaxed) {
+            if origin == Origin::Background && info.unmergeable.load(Ordering::Relaxed) {
                 continue;
             }
-            let segments: Vec<_> = collection.version.segments.iter().map(describe).collect();
+            let segments = self.describe_all(&collection.version);
             if let Some(plan) = choose(&policy, &segments) {
                 drop(view);
                 let inputs = self.planned_inputs(id, &plan);
-                let merged = self.merge(&info, &inputs);
+                let merged = self.merge(&info, &inputs, origin);
                 if matches!(merged, Err(Error::Corruption { .. })) {
                     info.unmergeable.store(true, Ordering::Relaxed);
                 }
-                return merged.map(|()| true);
+                return merged;
             }
         }
         Ok(false)
+    }
+
+    /// Whether a new segment of this many rows, made of `inputs` or of none,
+    /// would at once be due for a merge.
+    pub(crate) fn is_due(&self, version: &Version, inputs: &[LiveSegment], rows: u64) -> bool {
+        const NEW: SegmentId = SegmentId(u64::MAX);
+        let mut segments = self.describe_all(version);
+        segments.retain(|s| !inputs.iter().any(|input| input.id() == s.id));
+        segments.push(SegmentDescription {
+            id: NEW,
+            rows,
+            live_rows: rows,
+            bytes: 0,
+            lacks_graph: false,
+        });
+        let plan = self.policy().choose(&segments);
+        plan.is_some_and(|plan| plan.inputs.contains(&NEW))
+    }
+
+    fn describe_all(&self, version: &Version) -> Vec<SegmentDescription> {
+        let min_rows = u64::from(self.options.graph.min_rows);
+        let describe = |segment: &LiveSegment| SegmentDescription {
+            id: segment.id(),
+            rows: u64::from(segment.file.meta.rows),
+            live_rows: segment.live_rows(),
+            bytes: segment.file.meta.len,
+            lacks_graph: !segment.file.segment.has_graph() && segment.live_rows() >= min_rows,
+        };
+        version.segments.iter().map(describe).collect()
     }
 
     /// The plan's inputs with the deletions that they have now.
@@ -89,7 +137,8 @@ impl Core {
             .collect()
     }
 
-    fn merge(&self, info: &CollectionInfo, inputs: &[LiveSegment]) -> Result<()> {
+    /// Merges `inputs`; false if the merge gave way to another.
+    fn merge(&self, info: &CollectionInfo, inputs: &[LiveSegment], origin: Origin) -> Result<bool> {
         self.check_headroom(inputs)?;
         let merge_inputs = inputs
             .iter()
@@ -98,25 +147,42 @@ impl Core {
                 deleted: &s.deleted,
             })
             .collect();
-        let rows = MergedRows::new(merge_inputs, &self.cancel);
-        let origin = |at: Option<usize>| Some(inputs.get(at?)?.file.pin.path().clone());
-        let result = rows
+        let gives_way = || origin == Origin::Background && self.give_way.load(Ordering::Acquire);
+        let cancelled = || self.cancel.load(Ordering::Acquire) || gives_way();
+        let path = |at: Option<usize>| Some(inputs.get(at?)?.file.pin.path().clone());
+        let result = MergedRows::new(merge_inputs, &cancelled)
             .map_err(|(error, at)| {
-                let path = origin(at).unwrap_or_else(|| self.dir.clone());
+                let path = path(at).unwrap_or_else(|| self.dir.clone());
                 Error::in_segment(&path, error)
             })
             .and_then(|rows| {
                 if rows.is_empty() {
                     return Ok(None);
                 }
-                let written = self.write_segment(info, &rows, || origin(rows.failed_input()));
+                let with_graph =
+                    origin == Origin::Caller || self.merge_builds_graph(info.id, inputs, &rows);
+                let written =
+                    self.write_segment(info, &rows, with_graph, || path(rows.failed_input()));
                 written.map(Some)
             });
         let output = match result {
-            Err(Error::Invalid(what)) if what == CANCELLED => return Err(Error::Closed),
+            Err(Error::Closed) if gives_way() => return Ok(false),
             other => other?,
         };
-        self.commit_merge(info.id, inputs, output)
+        self.commit_merge(info.id, inputs, output)?;
+        Ok(true)
+    }
+
+    /// Not if the output would be merged again at once.
+    fn merge_builds_graph(
+        &self,
+        id: CollectionId,
+        inputs: &[LiveSegment],
+        rows: &impl RowSource,
+    ) -> bool {
+        let (view, _) = self.published.get();
+        let collection = view.collections.get(&id);
+        !collection.is_some_and(|c| self.is_due(&c.version, inputs, u64::from(rows.rows())))
     }
 
     fn check_headroom(&self, inputs: &[LiveSegment]) -> Result<()> {
@@ -190,13 +256,4 @@ fn deleted_meanwhile(
         })
         .collect();
     carry_over(&lost, &output.segment).map_err(|error| Error::in_segment(output.pin.path(), error))
-}
-
-fn describe(segment: &LiveSegment) -> SegmentDescription {
-    SegmentDescription {
-        id: segment.id(),
-        rows: u64::from(segment.file.meta.rows),
-        live_rows: segment.live_rows(),
-        bytes: segment.file.meta.len,
-    }
 }

@@ -24,7 +24,8 @@ use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::recovery::RecoveryReport;
-use crate::segments::SegmentOpener;
+use crate::search::ScratchPool;
+use crate::segments::{Builds, SegmentOpener};
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
 use crate::view::Published;
@@ -94,8 +95,12 @@ pub(crate) struct Core {
     pub(crate) report: RecoveryReport,
     pub(crate) poison: OnceLock<String>,
     pub(crate) closed: AtomicBool,
-    /// Asks running merges to give up.
+    /// Asks running flushes and merges to give up.
     pub(crate) cancel: AtomicBool,
+    /// Asks a background merge to give way to one that a caller waits for.
+    pub(crate) give_way: AtomicBool,
+    pub(crate) scratches: ScratchPool,
+    pub(crate) builds: Builds,
     /// Held until the last handle and thread are gone, or until `close`.
     pub(crate) lock: Mutex<Option<Box<dyn StorageLock>>>,
 }

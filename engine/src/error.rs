@@ -151,6 +151,9 @@ impl Error {
                 what: what.to_string(),
             },
             SegmentError::Invalid(what) => Self::Invalid(what.to_string()),
+            // Work is cancelled when the database closes, or by whoever asked
+            // for it, who then knows what this means.
+            SegmentError::Cancelled => Self::Closed,
         }
     }
 }

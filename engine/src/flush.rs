@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{CollectionId, Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
@@ -92,10 +93,29 @@ impl Core {
             let source = MemtableRows {
                 memtable,
                 contents: &contents,
+                cancel: &self.cancel,
             };
-            Some(self.write_segment(info, &source, || None)?)
+            let with_graph = self.flush_builds_graph(info.id, contents.rows.len());
+            Some(self.write_segment(info, &source, with_graph, || None)?)
         };
         self.commit_flush(info.id, memtable, base, &contents, superseded, output)
+    }
+
+    /// Whether a flush of this many rows builds its graph itself. Not while
+    /// others wait for it, nor if a merge is due that takes the rows in: a bulk
+    /// load would build graph after graph to throw them away. The policy sees to
+    /// it that what is left without one gets it.
+    fn flush_builds_graph(&self, id: CollectionId, rows: usize) -> bool {
+        let (view, _) = self.published.get();
+        let waiting: usize = view.collections.values().map(|c| c.frozen.len()).sum();
+        let Some(collection) = view
+            .collections
+            .get(&id)
+            .filter(|_| self.options.auto_compact)
+        else {
+            return true;
+        };
+        waiting <= 1 && !self.is_due(&collection.version, &[], rows as u64)
     }
 
     fn commit_flush(
@@ -228,6 +248,7 @@ fn changed_deletions(
 struct MemtableRows<'a> {
     memtable: &'a Memtable,
     contents: &'a Contents,
+    cancel: &'a AtomicBool,
 }
 
 impl RowSource for MemtableRows<'_> {
@@ -256,6 +277,13 @@ impl RowSource for MemtableRows<'_> {
 
     fn seqno(&self, row: Row) -> std::result::Result<SeqNo, SegmentError> {
         self.memtable.seqno(self.place(row)?).ok_or_else(missing)
+    }
+
+    fn check_cancelled(&self) -> std::result::Result<(), SegmentError> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(SegmentError::Cancelled);
+        }
+        Ok(())
     }
 
     fn payload(&self, row: Row) -> std::result::Result<Option<Cow<'_, [u8]>>, SegmentError> {

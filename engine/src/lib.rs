@@ -27,7 +27,7 @@
 //!
 //! Reading order of the modules: [`mod@env`] is how the outside world enters;
 //! `batch`, `write` and `memtable` are the way in; `flush`, `compact` and `manifest`
-//! make it lasting; `view`, `read` and `scan` are the way out; `recovery` puts it
+//! make it lasting; `view`, `read`, `search` and `scan` are the way out; `recovery` puts it
 //! together after a restart; `db`, `collection` and `snapshot` are the handles.
 
 mod error;
@@ -53,6 +53,7 @@ mod compact;
 mod flush;
 mod read;
 mod scan;
+mod search;
 
 mod background;
 mod core;
@@ -70,14 +71,16 @@ pub use db::Db;
 pub use error::{Error, Result};
 pub use esker_segment::{CollectionId, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SegmentId, SeqNo};
 pub use options::{
-    Background, CollectionOptions, DEFAULT_BLOCK_CACHE_BYTES, DEFAULT_DELETION_RATIO,
-    DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_LOG_BYTES, DEFAULT_MEMORY_BUDGET,
-    DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH, Durability, MAX_PAYLOAD_BYTES, MapMode, Options,
-    SearchOptions, WriteOptions,
+    Background, CollectionOptions, DEFAULT_ALPHA, DEFAULT_BLOCK_CACHE_BYTES,
+    DEFAULT_DELETION_RATIO, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_L_SEARCH,
+    DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_DEGREE, DEFAULT_MAX_LOG_BYTES,
+    DEFAULT_MEMORY_BUDGET, DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH, Durability, GraphOptions,
+    MAX_PAYLOAD_BYTES, MapMode, Options, SearchOptions, WriteOptions,
 };
-pub use read::{Hit, Record, SearchResult};
+pub use read::Record;
 pub use recovery::{RecoveryReport, TornTail};
 pub use scan::Scan;
+pub use search::{Hit, SearchResult, SearchStats};
 pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use verify::VerifyReport;

@@ -30,7 +30,8 @@ use crate::gc::Garbage;
 use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
 use crate::memory::MemoryBudget;
 use crate::options::Options;
-use crate::segments::{SegmentOpener, read_deletions};
+use crate::search::ScratchPool;
+use crate::segments::{Builds, SegmentOpener, read_deletions};
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
 use crate::view::{CollectionView, LiveSegment, Published, ReadView, Version};
@@ -250,6 +251,9 @@ impl Opening {
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
             cancel: AtomicBool::new(false),
+            give_way: AtomicBool::new(false),
+            scratches: ScratchPool::default(),
+            builds: Builds::default(),
             lock: Mutex::new(Some(lock)),
             options: self.options,
         })

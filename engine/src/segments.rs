@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use esker_segment::deletion::{self, DeletionVector};
 use esker_segment::{
-    BlockCache, CollectionId, Expected, FileId, Memory, Paged, ReadAt, RowSource, Segment,
-    SegmentId, SegmentParams, Source, write_segment,
+    BlockCache, CollectionId, Expected, FileId, GraphBuild, GraphParams, Memory, Paged, ReadAt,
+    RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
 };
 
+use crate::background::BuildThreads;
 use crate::core::{CollectionInfo, Core};
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -114,13 +116,38 @@ impl SegmentOpener {
     }
 }
 
+/// Heap bytes of the graph builds that run now, as estimated from their rows.
+#[derive(Default)]
+pub(crate) struct Builds(AtomicUsize);
+
+impl Builds {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self, bytes: usize) -> RunningBuild<'_> {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        RunningBuild(self, bytes)
+    }
+}
+
+struct RunningBuild<'a>(&'a Builds, usize);
+
+impl Drop for RunningBuild<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
 impl Core {
-    /// Writes `rows` as a segment file and reads the whole of it back. `origin`
-    /// names the file that reading a row failed in, if it was that.
+    /// Writes `rows` as a segment file, with a graph if `with_graph` and they are
+    /// many enough, and reads the whole of it back. `origin` names the file that
+    /// reading a row failed in, if it was that.
     pub(crate) fn write_segment(
         &self,
         info: &CollectionInfo,
         rows: &impl RowSource,
+        with_graph: bool,
         origin: impl Fn() -> Option<PathBuf>,
     ) -> Result<SegmentFile> {
         let id = SegmentId(self.numbers.take());
@@ -134,8 +161,18 @@ impl Core {
             dimension: info.dimension,
             metric: info.metric,
         };
+        let graph = &self.options.graph;
+        let threads = BuildThreads::new(&self.options);
+        let build = (with_graph && rows.rows() >= graph.min_rows).then(|| GraphBuild {
+            params: graph.params(id),
+            executor: &threads,
+        });
+        let _running = build.as_ref().map(|build| {
+            let row = build_bytes(info.dimension, &build.params);
+            self.builds.begin(row.saturating_mul(rows.rows() as usize))
+        });
         let summary = publish_file(self.storage(), &self.dir, name, |out| {
-            write_segment(rows, &params, out).map_err(|error| {
+            write_segment(rows, &params, build.as_ref(), out).map_err(|error| {
                 Error::in_segment(&origin().unwrap_or_else(|| path.clone()), error)
             })
         })?;
@@ -208,6 +245,13 @@ impl Core {
         });
         Ok((fields.collect(), Some(FilePin::new(path, &self.garbage))))
     }
+}
+
+/// Heap bytes for each row of a graph that is built: its vector, its edges with
+/// their slack, and the row's places in orders and lists.
+fn build_bytes(dimension: u32, params: &GraphParams) -> usize {
+    let edges = params.max_degree as usize * 2 + params.max_degree as usize / 3;
+    (dimension as usize + 1 + edges + 4) * 4
 }
 
 /// Reads one deletion vector of a segment with `rows` rows.

@@ -16,8 +16,9 @@ use crate::collection::Collection;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::options::SearchOptions;
-use crate::read::{Reader, Record, SearchResult};
+use crate::read::{Reader, Record};
 use crate::scan::{Scan, prefix_range};
+use crate::search::SearchResult;
 use crate::view::ReadView;
 
 /// The whole database as it was at one SeqNo.
@@ -154,7 +155,10 @@ impl Snapshot {
         query: &[f32],
         options: &SearchOptions,
     ) -> Result<SearchResult> {
-        self.read(collection, |reader| reader.search(query, options))
+        let core = &self.core;
+        self.read(collection, |reader| {
+            reader.search(query, options, core.env.clock(), &core.scratches)
+        })
     }
 
     /// The rows of a key range, in key order.

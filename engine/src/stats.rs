@@ -59,7 +59,7 @@ impl Counters {
 }
 
 /// What a database has done since it was opened, and what it holds now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Batches queued, single writes included.
@@ -88,6 +88,13 @@ pub struct Stats {
     pub segment_bytes: u64,
     /// Rows in them that are not superseded.
     pub segment_rows: u64,
+    /// Rows in segments that have a graph, superseded ones included.
+    pub graph_rows: u64,
+    /// Bytes of the graphs in their files.
+    pub graph_bytes: u64,
+    /// Least recall@10 that any of them had in the sample taken when it was
+    /// built, 0 to 1. Rows of the segment itself were the queries.
+    pub least_sampled_recall: Option<f32>,
     /// Blocks of mapped segments that were read and verified since their files
     /// were opened; each is verified at its first touch.
     pub blocks_verified: u64,
@@ -101,6 +108,11 @@ pub struct Stats {
     pub pinned_bytes: usize,
     /// Heap bytes of open segments' tables and deletion vectors.
     pub segment_heap_bytes: usize,
+    /// Heap bytes of graph builds that run now, estimated from their rows; not
+    /// part of the memory budget.
+    pub build_bytes: usize,
+    /// Heap bytes that wait for the next searches.
+    pub search_bytes: usize,
     /// Living snapshots.
     pub snapshots: usize,
     /// The background failure that is being retried, if there is one.
@@ -126,6 +138,8 @@ impl Core {
             log_bytes: self.log.total_bytes(),
             memtable_bytes: self.budget.used(),
             pinned_bytes: self.budget.pinned(),
+            build_bytes: self.builds.bytes(),
+            search_bytes: self.scratches.heap_bytes(),
             snapshots: self.snapshots.count(),
             background_error: self
                 .failures
@@ -139,6 +153,13 @@ impl Core {
             stats.segments += 1;
             stats.segment_bytes += segment.file.meta.len;
             stats.segment_rows += segment.live_rows();
+            if let Some(graph) = &segment.file.segment.stats().graph {
+                let rows = u64::from(segment.file.meta.rows);
+                stats.graph_rows += rows;
+                stats.graph_bytes += rows * u64::from(graph.max_degree) * 4;
+                let least = stats.least_sampled_recall.unwrap_or(1.0);
+                stats.least_sampled_recall = Some(graph.sampled_recall.min(least));
+            }
             for (_, verified, total) in segment.file.segment.verified_blocks() {
                 stats.blocks_verified += u64::from(verified);
                 stats.blocks += u64::from(total);

@@ -42,6 +42,21 @@ impl<L> TopK<L> {
         })
     }
 
+    /// The k-th distance, once there are k rows.
+    pub(crate) fn bound(&self) -> Option<f32> {
+        let full = self.heap.len() >= self.k;
+        self.heap
+            .peek()
+            .filter(|_| full)
+            .map(|worst| worst.distance)
+    }
+
+    /// Whether no row at this distance can be among the k nearest, whatever its key.
+    pub(crate) fn excludes(&self, distance: f32) -> bool {
+        self.bound()
+            .is_some_and(|bound| distance.total_cmp(&bound).is_gt())
+    }
+
     pub(crate) fn insert(&mut self, distance: f32, key: Key, place: L) {
         if self.admits(distance, &key) {
             self.heap.push(Candidate {

@@ -300,7 +300,7 @@ pub fn base_segment(number: usize) -> Vec<u8> {
         metric,
     };
     let mut file = Vec::new();
-    write_segment(&Rows::new(number, dimension, rows), &params, &mut file)
+    write_segment(&Rows::new(number, dimension, rows), &params, None, &mut file)
         .expect("the rows are legal");
     file
 }

@@ -26,6 +26,8 @@ pub enum SegmentError {
     },
     /// The caller asked for something that no segment can hold.
     Invalid(Cow<'static, str>),
+    /// The rows' owner does not want the segment any more.
+    Cancelled,
 }
 
 impl SegmentError {
@@ -57,6 +59,7 @@ impl fmt::Display for SegmentError {
                 )
             }
             Self::Invalid(what) => f.write_str(what),
+            Self::Cancelled => f.write_str("the work was cancelled"),
         }
     }
 }

@@ -66,15 +66,17 @@ pub enum SectionTag {
     Payloads = 9,
     /// Counts and the range of sequence numbers.
     Stats = 10,
+    /// Each row's out-neighbours in the graph, `u32` each, at a fixed stride.
+    Graph = 12,
 }
 
-/// Tags that later releases will use: compressed codes, graph, attributes,
-/// payload references, per-block encryption.
-pub const RESERVED_TAGS: Range<u16> = 11..16;
+/// Tags that later releases will use: compressed codes; attributes, payload
+/// references, per-block encryption.
+pub const RESERVED_TAGS: [u16; 4] = [11, 13, 14, 15];
 
 impl SectionTag {
     /// Every tag that this release writes, in file order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Vectors,
         Self::Norms,
         Self::SeqNos,
@@ -84,6 +86,7 @@ impl SectionTag {
         Self::KeyFilter,
         Self::PayloadOffsets,
         Self::Payloads,
+        Self::Graph,
         Self::Stats,
     ];
 
@@ -96,12 +99,22 @@ impl SectionTag {
         }
     }
 
+    /// The flags that this release writes. Without its graph a segment is slower
+    /// to search and otherwise whole.
+    #[must_use]
+    pub fn flags(self) -> u16 {
+        match self {
+            Self::Graph => FLAG_IGNORABLE,
+            _ => 0,
+        }
+    }
+
     /// Where a section may start: vectors and keys lie on pages of their own, so
-    /// that a row or a leaf touches no more pages than it must.
+    /// that a row or a leaf touches no more pages than it must; edges too.
     #[must_use]
     pub fn alignment(self) -> usize {
         match self {
-            Self::Vectors | Self::Keys => PAGE,
+            Self::Vectors | Self::Keys | Self::Graph => PAGE,
             _ => SECTION_ALIGNMENT,
         }
     }

@@ -22,7 +22,9 @@ mod wire;
 pub mod layout;
 pub mod source;
 
+mod graph;
 mod keys;
+mod prefetch;
 mod stats;
 mod top_k;
 
@@ -32,10 +34,11 @@ mod writer;
 pub use bytes::Bytes;
 pub use deletion::DeletionVector;
 pub use error::SegmentError;
+pub use graph::{Executor, GraphParams, Inline, MAX_DEGREE, MIN_DEGREE};
 pub use id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 pub use key::{Key, MAX_KEY_LEN};
 pub use metric::{MAX_DIMENSION, MAX_SQUARED_NORM, Metric};
-pub use reader::{Expected, KeyIter, Segment, VectorGuard};
+pub use reader::{Expected, KeyIter, SearchScratch, Segment, VectorGuard, Walk};
 pub use source::{BlockCache, Memory, Paged, ReadAt, SectionSource, Source};
-pub use stats::Stats;
-pub use writer::{RowSource, SegmentParams, SegmentSummary, write_segment};
+pub use stats::{DEGREE_CLASSES, GraphStats, Stats};
+pub use writer::{GraphBuild, RowSource, SegmentParams, SegmentSummary, write_segment};

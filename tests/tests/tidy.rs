@@ -146,7 +146,7 @@ fn crates_depend_downwards_only() {
     }
 }
 
-/// `unsafe` stands in two modules of one crate.
+/// `unsafe` stands in three modules of one crate.
 #[test]
 fn unsafe_code_is_confined() {
     for (name, text) in sources() {
@@ -154,7 +154,8 @@ fn unsafe_code_is_confined() {
             let line = line.trim_start();
             !line.starts_with("//") && (line.contains("unsafe {") || line.starts_with("unsafe "))
         });
-        let allowed = name.starts_with("segment/src/arena") || name == "segment/src/bytes.rs";
+        let allowed = name.starts_with("segment/src/arena")
+            || ["segment/src/bytes.rs", "segment/src/prefetch.rs"].contains(&name.as_str());
         assert!(allowed || !unsafe_code, "{name} contains unsafe code");
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use esker::{Collection, SearchOptions};
+use esker::{Collection, Metric, SearchOptions};
 
 use super::data::DemoData;
 use crate::failure::{Failure, print_line};
-use crate::recall::{cosine_distance, percentile, true_hits};
+use crate::recall::{distance, percentile, tie_bound, true_hits};
 use crate::text;
 
 const K: usize = 10;
@@ -43,13 +43,17 @@ pub(crate) fn ask_all(collection: &Collection, data: &DemoData) -> Result<Answer
         let started = Instant::now();
         let result = collection.search(query.vector, &options)?;
         micros.push(started.elapsed().as_micros());
-        let hits: Vec<u32> = result
+        let distance = |row| distance(Metric::Cosine, query.vector, data.vector(row));
+        let kth = query
+            .truth
+            .get(K - 1)
+            .map_or(f64::NAN, |row| distance(*row));
+        let hits = result
             .hits
             .iter()
-            .filter_map(|hit| rows.get(hit.key.as_bytes()).copied())
-            .collect();
-        let distance = |row| cosine_distance(query.vector, data.vector(row));
-        found += true_hits(K, query.truth, &hits, distance);
+            .filter_map(|hit| rows.get(hit.key.as_bytes()))
+            .map(|row| (u64::from(*row), distance(*row)));
+        found += true_hits(K, tie_bound(kth), hits);
     }
     micros.sort_unstable();
     Ok(Answers {

@@ -162,7 +162,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::recall::cosine_distance;
+    use crate::recall::distance;
 
     #[test]
     fn the_embedded_files_are_what_the_demo_says_they_are() {
@@ -188,7 +188,12 @@ mod tests {
         let data = DemoData::load().unwrap();
         for query in data.queries().step_by(67) {
             let mut all: Vec<(f64, u32)> = (0..data.rows() as u32)
-                .map(|row| (cosine_distance(query.vector, data.vector(row)), row))
+                .map(|row| {
+                    (
+                        distance(esker::Metric::Cosine, query.vector, data.vector(row)),
+                        row,
+                    )
+                })
                 .collect();
             all.sort_by(|a, b| a.partial_cmp(b).unwrap());
             let nearest: BTreeSet<u32> = all[..10].iter().map(|(_, row)| *row).collect();

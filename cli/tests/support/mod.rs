@@ -84,6 +84,16 @@ impl Bench {
         self.write(name, &bytes);
     }
 
+    /// Writes an ivecs file.
+    pub(crate) fn ivecs<const N: usize>(&self, name: &str, rows: &[[u32; N]]) {
+        let mut bytes = Vec::new();
+        for row in rows {
+            bytes.extend((N as i32).to_le_bytes());
+            bytes.extend(row.iter().flat_map(|id| id.to_le_bytes()));
+        }
+        self.write(name, &bytes);
+    }
+
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

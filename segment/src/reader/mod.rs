@@ -9,6 +9,7 @@
 mod keys;
 mod open;
 mod scan;
+mod search;
 mod verify;
 
 use std::ops::{Deref, Range};
@@ -23,7 +24,8 @@ use crate::stats::Stats;
 use crate::wire::{u32_at, u64_at};
 use crate::writer::{PAYLOAD_PRESENT, SegmentParams, SegmentSummary};
 pub use keys::KeyIter;
-use open::{Layout, Sections, read_whole};
+use open::{Layout, Sections, check_graph, read_whole};
+pub use search::{SearchScratch, Walk};
 
 /// What the manifest says of a segment; a file that differs is not it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,7 @@ impl<S: SectionSource> Segment<S> {
         let fences = Fences::parse(&fences, expected.rows, sections.keys.len(), fences_at)?;
         let stats = read_whole(&source, &sections.stats)?;
         let stats = Stats::decode(&stats, sections.stats.file_offset(0))?;
+        check_graph(&sections, &stats, expected.rows)?;
         let filter_blocks = sections.key_filter.len() / FILTER_BLOCK_LEN as u64;
         Ok(Self {
             source,

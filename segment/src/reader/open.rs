@@ -6,6 +6,7 @@
 //! not know: rows.
 
 use crate::error::SegmentError;
+use crate::graph::{MAX_DEGREE, MAX_ROW};
 use crate::keys::FILTER_BLOCK_LEN;
 use crate::layout::{
     FLAG_IGNORABLE, Footer, HEADER_LEN, Header, SectionEntry, SectionTag, TAIL_LEN, Tail,
@@ -14,6 +15,7 @@ use crate::metric::Metric;
 use crate::preamble;
 use crate::reader::Expected;
 use crate::source::{Resident, Section, SectionSource};
+use crate::stats::Stats;
 
 /// The sections that this release reads, and the entries of those that it skips.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub(super) struct Sections {
     pub(super) key_filter: Section,
     /// Offsets and heap; together or not at all.
     pub(super) payloads: Option<(Section, Section)>,
+    pub(super) graph: Option<Section>,
     pub(super) stats: Section,
     pub(super) skipped: Vec<Section>,
 }
@@ -149,6 +152,7 @@ impl Sections {
             key_ranks: exactly(SectionTag::KeyRanks, rows * 4)?,
             key_filter: some(SectionTag::KeyFilter, FILTER_BLOCK_LEN)?,
             payloads,
+            graph: find(SectionTag::Graph),
             stats: some(SectionTag::Stats, 1)?,
             skipped,
         })
@@ -166,12 +170,37 @@ impl Sections {
         .into_iter()
         .chain([&self.key_filter, &self.stats])
         .chain(&self.norms)
+        .chain(&self.graph)
         .chain(
             self.payloads
                 .iter()
                 .flat_map(|(offsets, heap)| [offsets, heap]),
         )
         .chain(&self.skipped)
+    }
+}
+
+/// Checks that the graph is what the statistics say, and can be walked within
+/// the section.
+pub(super) fn check_graph(
+    sections: &Sections,
+    stats: &Stats,
+    rows: u32,
+) -> Result<(), SegmentError> {
+    let wrong = |what| Err(sections.stats.corruption(40, what));
+    match (&sections.graph, &stats.graph) {
+        (None, None) => Ok(()),
+        (Some(_), None) => wrong("statistics that do not describe the graph"),
+        (None, Some(_)) => wrong("statistics of a graph that is missing"),
+        (Some(section), Some(graph)) => {
+            if graph.max_degree > MAX_DEGREE || graph.start >= rows || rows > MAX_ROW {
+                return wrong("a graph out of bounds");
+            }
+            if section.len() != u64::from(rows) * u64::from(graph.max_degree) * 4 {
+                return wrong("a graph of another length");
+            }
+            Ok(())
+        }
     }
 }
 

@@ -29,28 +29,47 @@ impl<S: SectionSource> Segment<S> {
         &self,
         query: &Query,
         k: usize,
-        mut live: impl FnMut(Row) -> Result<bool, E>,
+        live: impl FnMut(Row) -> Result<bool, E>,
         out: &mut Vec<(f32, Row)>,
     ) -> Result<(), E> {
+        self.nearest_while(query, k, live, || true, out).map(|_| ())
+    }
+
+    /// As [`Segment::nearest`], but asks before every few hundred kilobytes
+    /// whether to `proceed`. Returns the number of distances computed; when that
+    /// is below the number of rows the scan was stopped and `out` holds the
+    /// nearest of the rows that came first.
+    ///
+    /// # Errors
+    /// As [`Segment::nearest`].
+    pub fn nearest_while<E: From<SegmentError>>(
+        &self,
+        query: &Query,
+        k: usize,
+        mut live: impl FnMut(Row) -> Result<bool, E>,
+        proceed: impl FnMut() -> bool,
+        out: &mut Vec<(f32, Row)>,
+    ) -> Result<u64, E> {
         out.clear();
         self.check_query(query)?;
         if k == 0 {
-            return Ok(());
+            return Ok(u64::from(self.rows()));
         }
         let mut top = TopK::new(k, |row| self.key(row).map_err(E::from));
         // Above every distance, NaN included, in the order of `total_cmp`.
         let mut bound = f32::from_bits(0x7FFF_FFFF);
-        self.scan::<E>(query, |row, distance| {
+        let distances = self.scan::<E>(query, proceed, |row, distance| {
             if distance.total_cmp(&bound).is_le() {
                 top.offer(distance, row, &mut live)?;
                 bound = top.bound().unwrap_or(bound);
             }
             Ok(())
         })?;
-        top.finish(out)
+        top.finish(out)?;
+        Ok(distances)
     }
 
-    fn check_query(&self, query: &Query) -> Result<(), SegmentError> {
+    pub(super) fn check_query(&self, query: &Query) -> Result<(), SegmentError> {
         let (dimension, metric) = (self.expected.dimension as usize, self.expected.metric);
         if query.metric() != metric || query.vector().len() != dimension {
             return Err(SegmentError::invalid(format!(
@@ -62,16 +81,20 @@ impl<S: SectionSource> Segment<S> {
         Ok(())
     }
 
-    /// Visits every row in order with its distance.
+    /// Visits every row in order with its distance; their number.
     fn scan<E: From<SegmentError>>(
         &self,
         query: &Query,
+        mut proceed: impl FnMut() -> bool,
         mut visit: impl FnMut(Row, f32) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<u64, E> {
         let dimension = self.expected.dimension as usize;
         let stride = dimension as u64 * 4;
         let (mut vectors, mut norms) = (Scratch::default(), Scratch::default());
         for rows in self.pieces(stride) {
+            if !proceed() {
+                return Ok(rows.start);
+            }
             let bytes = rows.start * stride..rows.end * stride;
             let components = self.floats(&self.sections.vectors, bytes, &mut vectors)?;
             let norms = match &self.sections.norms {
@@ -84,7 +107,7 @@ impl<S: SectionSource> Segment<S> {
                 visit(Row(row as u32), query.distance(vector, norm))?;
             }
         }
-        Ok(())
+        Ok(u64::from(self.rows()))
     }
 
     /// All rows, cut into pieces that take about [`PIECE_BYTES`] at this stride.

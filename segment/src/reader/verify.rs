@@ -10,11 +10,13 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::distance::{inverse_norm, validate_vector};
 use crate::error::SegmentError;
+use crate::graph::{NO_ROW, until_end};
 use crate::id::SeqNo;
 use crate::reader::Segment;
 use crate::reader::open::Layout;
 use crate::source::{Scratch, Section, SectionSource};
-use crate::wire::u64_at;
+use crate::stats::GraphStats;
+use crate::wire::{u32_at, u64_at};
 use crate::writer::PAYLOAD_PRESENT;
 
 /// Bytes that are scrubbed at a time: whole blocks of any size.
@@ -23,7 +25,8 @@ const PIECE: u64 = 1 << 20;
 impl<S: SectionSource> Segment<S> {
     /// Reads everything and checks it: all hashes; keys strictly ascending, with
     /// ranks, fences and filter that agree; vectors and norms within the rules;
-    /// sequence numbers, payloads and statistics that fit each other.
+    /// sequence numbers, payloads and statistics that fit each other; edges to
+    /// other rows, none twice, by which every row can be reached.
     ///
     /// # Errors
     /// `Corruption` for the first thing that does not hold; `Io`.
@@ -33,7 +36,8 @@ impl<S: SectionSource> Segment<S> {
         self.verify_vectors()?;
         self.verify_seqnos()?;
         self.verify_keys()?;
-        self.verify_payloads()
+        self.verify_payloads()?;
+        self.verify_graph()
     }
 
     /// Every block, and every byte before the footer.
@@ -192,6 +196,77 @@ impl<S: SectionSource> Segment<S> {
                 .sections
                 .stats
                 .corruption(24, "another number of payloads"));
+        }
+        Ok(())
+    }
+
+    fn verify_graph(&self) -> Result<(), SegmentError> {
+        let (Some(section), Some(stats)) = (&self.sections.graph, &self.stats.graph) else {
+            return Ok(());
+        };
+        let rows = self.rows();
+        let stride = u64::from(stats.max_degree) * 4;
+        let mut scratch = Scratch::default();
+        let mut counted = GraphStats {
+            max_degree: stats.max_degree,
+            ..GraphStats::default()
+        };
+        let mut list = Vec::new();
+        for piece in self.pieces(stride) {
+            let bytes = piece.start * stride..piece.end * stride;
+            let places = self.source.stream(section, bytes, &mut scratch)?;
+            for (row, places) in piece.zip(places.chunks_exact(stride as usize)) {
+                let corrupt = |what| Err(section.corruption(row * stride, what));
+                list.clear();
+                list.extend((0..stats.max_degree as usize).map_while(|n| u32_at(places, n)));
+                let degree = until_end(&list).len();
+                if list.iter().skip(degree).any(|place| *place != NO_ROW) {
+                    return corrupt("an edge behind the end of its list");
+                }
+                list.truncate(degree);
+                if list.iter().any(|to| *to >= rows || u64::from(*to) == row) {
+                    return corrupt("an edge to its own row or to none");
+                }
+                list.sort_unstable();
+                list.dedup();
+                if list.len() != degree {
+                    return corrupt("two edges to one row");
+                }
+                counted.count(degree);
+            }
+        }
+        if (counted.edges, counted.degrees) != (stats.edges, stats.degrees) {
+            return Err(self
+                .sections
+                .stats
+                .corruption(64, "another number of edges"));
+        }
+        self.verify_reach(section, stats)
+    }
+
+    /// Follows all edges from the start point; their places were checked.
+    fn verify_reach(&self, section: &Section, stats: &GraphStats) -> Result<(), SegmentError> {
+        let stride = u64::from(stats.max_degree) * 4;
+        let mut reached = vec![false; self.rows() as usize];
+        let mut waiting = vec![stats.start];
+        let mut left = u64::from(self.rows());
+        while let Some(row) = waiting.pop() {
+            match reached.get_mut(row as usize) {
+                Some(seen) if !*seen => *seen = true,
+                _ => continue,
+            }
+            left -= 1;
+            let start = u64::from(row) * stride;
+            let bytes = self.source.get(section, start..start + stride)?;
+            let places = (0..stats.max_degree as usize).map_while(|n| u32_at(&bytes, n));
+            waiting.extend(
+                places
+                    .take_while(|to| *to != NO_ROW)
+                    .filter(|to| reached.get(*to as usize) == Some(&false)),
+            );
+        }
+        if left > 0 {
+            return Err(section.corruption(0, format!("{left} rows that no edges lead to")));
         }
         Ok(())
     }

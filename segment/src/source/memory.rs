@@ -66,6 +66,12 @@ impl SectionSource for Memory {
         self.get(section, range)
     }
 
+    fn verified(&self, section: &Section) -> Option<&[u8]> {
+        let range = section.entry().range();
+        let bytes = self.0.get(range.start as usize..range.end as usize)?;
+        section.is_verified().then_some(bytes)
+    }
+
     fn heap_bytes(&self) -> usize {
         self.0.heap_bytes()
     }

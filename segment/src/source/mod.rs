@@ -79,6 +79,10 @@ pub trait SectionSource: Send + Sync {
         scratch: &'a mut Scratch,
     ) -> Result<&'a [u8], SegmentError>;
 
+    /// The whole of a section where it lies in memory and every block of it has
+    /// been verified: what is read again and again need not be checked again.
+    fn verified(&self, section: &Section) -> Option<&[u8]>;
+
     /// Heap bytes of the source itself, without a cache that others share.
     fn heap_bytes(&self) -> usize;
 }
@@ -206,6 +210,13 @@ impl SectionSource for Source {
         match self {
             Self::Memory(memory) => memory.stream(section, range, scratch),
             Self::Paged(paged) => paged.stream(section, range, scratch),
+        }
+    }
+
+    fn verified(&self, section: &Section) -> Option<&[u8]> {
+        match self {
+            Self::Memory(memory) => memory.verified(section),
+            Self::Paged(paged) => paged.verified(section),
         }
     }
 

@@ -257,6 +257,10 @@ impl<R: ReadAt> SectionSource for Paged<R> {
         Ok(buffer.get(range).unwrap_or_default())
     }
 
+    fn verified(&self, _section: &Section) -> Option<&[u8]> {
+        None
+    }
+
     fn heap_bytes(&self) -> usize {
         size_of::<Self>()
     }

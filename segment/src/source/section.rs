@@ -67,6 +67,11 @@ impl Section {
         )
     }
 
+    /// Whether every block was verified since open.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.unverified.load(Ordering::Relaxed) == 0
+    }
+
     pub(crate) fn entry(&self) -> &SectionEntry {
         &self.entry
     }

@@ -123,7 +123,7 @@ impl<'w, W: Write> Body<'w, W> {
             .map_err(|_| SegmentError::invalid("a segment of more than 2^32 blocks"))?;
         self.sections.push(SectionEntry {
             tag: tag as u16,
-            flags: 0,
+            flags: tag.flags(),
             block_size: tag.block_size(),
             offset,
             len: self.written - offset,

@@ -14,12 +14,13 @@ use std::io::Write;
 
 use crate::distance::{inverse_norm, validate_vector};
 use crate::error::SegmentError;
+use crate::graph::{self, Executor, GraphParams};
 use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 use crate::key::MAX_KEY_LEN;
 use crate::keys::{FenceWriter, FilterBuilder, LeafBuilder};
 use crate::layout::{Header, MAX_ROWS, PAGE, SectionTag};
 use crate::metric::{MAX_DIMENSION, Metric};
-use crate::stats::Stats;
+use crate::stats::{GraphStats, Stats};
 use body::Body;
 
 /// Set in a row's payload offset when the row has a payload, be it empty.
@@ -66,6 +67,22 @@ pub trait RowSource {
     fn payload_len(&self, row: Row) -> Result<Option<u64>, SegmentError> {
         Ok(self.payload(row)?.map(|payload| payload.len() as u64))
     }
+
+    /// Whether the segment is still wanted. Asked while nothing is read for long.
+    ///
+    /// # Errors
+    /// The one that the write shall end with.
+    fn check_cancelled(&self) -> Result<(), SegmentError> {
+        Ok(())
+    }
+}
+
+/// The graph that a segment shall have, and who builds it.
+pub struct GraphBuild<'a> {
+    /// How it is built.
+    pub params: GraphParams,
+    /// Threads to build it with.
+    pub executor: &'a dyn Executor,
 }
 
 /// What a new segment is.
@@ -98,8 +115,9 @@ pub struct SegmentSummary {
     pub max_seqno: SeqNo,
 }
 
-/// Writes a segment of all rows to `out`, in pieces of up to 256 KiB. The caller
-/// syncs it.
+/// Writes a segment of all rows to `out`, in pieces of up to 256 KiB, with a
+/// graph if one is asked for. The caller syncs it. A graph takes memory while it
+/// is built: a copy of all vectors, and about `1.3 x R` numbers of 4 bytes a row.
 ///
 /// # Errors
 /// `Invalid` for no rows or too many, two rows with one key, an order that is
@@ -108,6 +126,7 @@ pub struct SegmentSummary {
 pub fn write_segment(
     rows: &impl RowSource,
     params: &SegmentParams,
+    graph: Option<&GraphBuild<'_>>,
     out: &mut impl Write,
 ) -> Result<SegmentSummary, SegmentError> {
     let count = rows.rows();
@@ -148,6 +167,9 @@ pub fn write_segment(
     write_seqnos(rows, &mut stats, &mut body)?;
     write_keys(rows, &mut stats, &mut body)?;
     write_payloads(rows, &mut stats, &mut body)?;
+    if let Some(build) = graph {
+        stats.graph = Some(write_graph(rows, params, build, &mut body)?);
+    }
     body.begin(SectionTag::Stats)?;
     body.write(&stats.encode())?;
     body.end()?;
@@ -356,4 +378,31 @@ fn write_payloads<W: Write>(
         ));
     }
     body.end()
+}
+
+fn write_graph<W: Write>(
+    rows: &impl RowSource,
+    params: &SegmentParams,
+    build: &GraphBuild<'_>,
+    body: &mut Body<'_, W>,
+) -> Result<GraphStats, SegmentError> {
+    let shape = (params.metric, params.dimension);
+    let built = graph::build(rows, shape, &build.params, build.executor)?;
+    let edges = &built.adjacency;
+    let mut stats = GraphStats {
+        max_degree: build.params.max_degree,
+        start: edges.start(),
+        l_build: build.params.l_build,
+        alpha: build.params.alpha,
+        sampled_rows: built.sample.rows,
+        sampled_recall: built.sample.recall,
+        repaired: built.repaired,
+        seed: build.params.seed,
+        ..GraphStats::default()
+    };
+    (0..edges.rows()).for_each(|row| stats.count(edges.neighbors(row).len()));
+    body.begin(SectionTag::Graph)?;
+    body.write(bytemuck::must_cast_slice(edges.places()))?;
+    body.end()?;
+    Ok(stats)
 }

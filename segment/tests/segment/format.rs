@@ -2,11 +2,11 @@
 
 use esker_segment::deletion::{self, DeletionVector};
 use esker_segment::layout::{self, SectionTag};
-use esker_segment::{Metric, Row, SegmentId};
+use esker_segment::{Metric, Row, Segment, SegmentId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::hostile::{Layout, u32_at, u64_at};
-use crate::support::{FILE, Rows, small, write};
+use crate::support::{FILE, Rows, memory, small, write, write_with_graph};
 
 const DOCUMENT: &str = include_str!("../../../docs/format/segment.md");
 
@@ -47,7 +47,8 @@ fn fixed_tables_have_no_gaps_and_the_lengths_of_the_code() {
         ("Tail", layout::TAIL_LEN),
         ("Section table entry", layout::SECTION_ENTRY_LEN),
         ("Fence", 16),
-        ("Stats", 40),
+        ("Stats", 120),
+        ("Graph statistics", 80),
         ("Deletion-vector header", deletion::HEADER_LEN),
     ] {
         let end = table(heading).iter().fold(0, |end, row| {
@@ -88,7 +89,7 @@ fn the_header_is_where_the_document_says() {
 
 #[test]
 fn footer_and_sections_are_as_the_document_says() {
-    let (file, expected) = write(&small(Metric::Cosine), Metric::Cosine);
+    let (file, expected) = write_with_graph(&small(Metric::Cosine), Metric::Cosine, 4);
     let tail = file.len() - layout::TAIL_LEN;
     let footer = number(&file, tail, "Tail", "footer offset") as usize;
     assert_eq!(
@@ -98,7 +99,7 @@ fn footer_and_sections_are_as_the_document_says() {
     assert_eq!(number(&file, tail, "Tail", "hash"), expected.hash);
     let (at, size) = field("Tail", "magic");
     assert_eq!(file[tail + at..tail + at + size], *b"ESKEREND");
-    assert_eq!(number(&file, footer, "Footer", "sections"), 10);
+    assert_eq!(number(&file, footer, "Footer", "sections"), 11);
 
     let tags = table("Section tags");
     assert_eq!(tags.len(), SectionTag::ALL.len());
@@ -111,7 +112,8 @@ fn footer_and_sections_are_as_the_document_says() {
         let at = footer + layout::FOOTER_PREFIX_LEN + n * layout::SECTION_ENTRY_LEN;
         let entry = |name| number(&file, at, "Section table entry", name);
         assert_eq!(entry("tag"), tag as u64);
-        assert_eq!(entry("flags"), 0);
+        let flags = u64::from(tag == SectionTag::Graph);
+        assert_eq!((entry("flags"), u64::from(tag.flags())), (flags, flags));
         assert_eq!(entry("block size"), u64::from(tag.block_size()));
         assert_eq!(entry("offset") % tag.alignment() as u64, 0);
         assert_eq!(entry("first block"), blocks);
@@ -127,15 +129,16 @@ fn footer_and_sections_are_as_the_document_says() {
             SectionTag::KeyFilter => 32,
             SectionTag::PayloadOffsets => 6 * 8,
             SectionTag::Payloads => 309,
-            SectionTag::Stats => 40,
+            SectionTag::Graph => 5 * 4 * 4,
+            SectionTag::Stats => 120,
             SectionTag::Keys => 4 + 6 * 5 + 22,
         };
         assert_eq!(entry("length"), length, "{tag:?}");
         blocks += entry("blocks");
     }
     assert_eq!(number(&file, footer, "Footer", "blocks"), blocks);
-    assert_eq!(layout::RESERVED_TAGS, 11..16);
-    assert!(DOCUMENT.contains("Tags 11 to 15 are reserved"));
+    assert_eq!(layout::RESERVED_TAGS, [11, 13, 14, 15]);
+    assert!(DOCUMENT.contains("Tags 11, 13, 14 and 15 are reserved"));
     assert!(DOCUMENT.contains("a power of two from 4,096 to 1,048,576"));
     assert_eq!(layout::BLOCK_SIZES, 4096..=1_048_576);
 }
@@ -232,6 +235,50 @@ fn rows_and_statistics_are_as_the_document_says() {
         ),
         (22, 3, 309)
     );
+    let (at, size) = field("Stats", "graph");
+    let graph = &section(SectionTag::Stats)[at..at + size];
+    assert!(graph.iter().all(|byte| *byte == 0), "there is none");
+}
+
+#[test]
+fn a_graph_is_as_the_document_says() {
+    let (file, expected) = write_with_graph(&small(Metric::Cosine), Metric::Cosine, 4);
+    let segment = Segment::open(memory(&file), &expected).unwrap();
+    let known = segment.stats().graph.unwrap();
+    let layout = Layout::read(&file);
+    let graph = &file[layout.range(SectionTag::Graph)];
+    let mut edges = 0;
+    for row in 0..5 {
+        let places: Vec<u32> = (0..4).map(|n| u32_at(graph, row * 16 + n * 4)).collect();
+        let degree = places.iter().take_while(|to| **to != u32::MAX).count();
+        assert!(
+            places[..degree]
+                .iter()
+                .all(|to| *to < 5 && *to != row as u32)
+        );
+        assert!(places[degree..].iter().all(|to| *to == u32::MAX));
+        edges += degree as u64;
+    }
+    let (at, _) = field("Stats", "graph");
+    let stats = &file[layout.range(SectionTag::Stats)][at..];
+    let stat = |name| number(stats, 0, "Graph statistics", name);
+    assert_eq!(stat("R"), 4);
+    assert_eq!(stat("start point"), u64::from(known.start));
+    assert_eq!(stat("L of the build"), 32);
+    assert_eq!(stat("alpha"), u64::from(1.2f32.to_bits()));
+    assert_eq!(stat("sampled rows"), 5);
+    assert_eq!(stat("sampled recall"), u64::from(1.0f32.to_bits()));
+    assert_eq!((stat("edges"), known.edges), (edges, edges));
+    assert_eq!((stat("repaired"), stat("generation")), (0, 0));
+    assert_eq!(stat("seed"), 9);
+    let (at, size) = field("Graph statistics", "degrees");
+    let degrees: Vec<u32> = (at..at + size)
+        .step_by(4)
+        .map(|at| u32_at(stats, at))
+        .collect();
+    assert_eq!(degrees, known.degrees);
+    assert_eq!(degrees.iter().sum::<u32>(), 5);
+    assert!(segment.verify().is_ok());
 }
 
 #[test]
@@ -258,8 +305,8 @@ fn deletion_vectors_are_as_the_document_says() {
 fn golden_files_never_change() {
     // A change here is a new format version, or a bug.
     for (metric, golden) in [
-        (Metric::L2, 16_274_120_081_729_718_992),
-        (Metric::Cosine, 3_700_865_157_954_331_096),
+        (Metric::L2, 3_453_416_814_744_476_747),
+        (Metric::Cosine, 17_190_643_434_721_839_724),
     ] {
         let (file, _) = write(&small(metric), metric);
         assert_eq!(xxh3_64(&file), golden, "{metric}");

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use esker_segment::{
-    BlockCache, Bytes, CollectionId, Expected, FileId, Key, Memory, Metric, Paged, ReadAt, Row,
-    RowSource, Segment, SegmentError, SegmentId, SegmentParams, SegmentSummary, SeqNo, Source,
-    write_segment,
+    BlockCache, Bytes, CollectionId, Expected, FileId, GraphBuild, GraphParams, Inline, Key,
+    Memory, Metric, Paged, ReadAt, Row, RowSource, Segment, SegmentError, SegmentId, SegmentParams,
+    SegmentSummary, SeqNo, Source, write_segment,
 };
 use proptest::prelude::*;
 
@@ -72,9 +72,32 @@ pub(crate) fn params(metric: Metric, dimension: usize) -> SegmentParams {
 }
 
 pub(crate) fn write(rows: &Rows, metric: Metric) -> (Vec<u8>, Expected) {
+    write_as(rows, metric, None)
+}
+
+/// As [`write`], with a graph of at most `max_degree` edges a row.
+pub(crate) fn write_with_graph(
+    rows: &Rows,
+    metric: Metric,
+    max_degree: u32,
+) -> (Vec<u8>, Expected) {
+    let params = GraphParams {
+        max_degree,
+        l_build: 32,
+        alpha: 1.2,
+        seed: 9,
+    };
+    let build = GraphBuild {
+        params,
+        executor: &Inline,
+    };
+    write_as(rows, metric, Some(&build))
+}
+
+fn write_as(rows: &Rows, metric: Metric, graph: Option<&GraphBuild<'_>>) -> (Vec<u8>, Expected) {
     let params = params(metric, rows.rows[0].vector.len());
     let mut file = Vec::new();
-    let summary: SegmentSummary = write_segment(rows, &params, &mut file).unwrap();
+    let summary: SegmentSummary = write_segment(rows, &params, graph, &mut file).unwrap();
     assert_eq!(summary.len, file.len() as u64);
     (file, Expected::new(&params, &summary))
 }

@@ -8,7 +8,7 @@ use esker_segment::{Metric, Row, RowSource, SegmentError, SeqNo, write_segment};
 use crate::support::{Rows, many, params, small};
 
 fn refusal(rows: &impl RowSource, metric: Metric) -> String {
-    let error = write_segment(rows, &params(metric, 3), &mut Vec::new()).unwrap_err();
+    let error = write_segment(rows, &params(metric, 3), None, &mut Vec::new()).unwrap_err();
     assert!(matches!(error, SegmentError::Invalid(_)), "{error:?}");
     error.to_string()
 }
@@ -110,10 +110,11 @@ impl io::Write for Full {
 fn a_full_disk_is_an_io_error_wherever_it_strikes() {
     let rows = many(2000, 3);
     let mut file = Vec::new();
-    write_segment(&rows, &params(Metric::L2, 3), &mut file).unwrap();
+    write_segment(&rows, &params(Metric::L2, 3), None, &mut file).unwrap();
     for room in (0..file.len()).step_by(1999) {
-        let error = write_segment(&rows, &params(Metric::L2, 3), &mut Full(room)).unwrap_err();
+        let error =
+            write_segment(&rows, &params(Metric::L2, 3), None, &mut Full(room)).unwrap_err();
         assert!(matches!(error, SegmentError::Io(e) if e.kind() == io::ErrorKind::StorageFull));
     }
-    assert!(write_segment(&rows, &params(Metric::L2, 3), &mut Full(file.len())).is_ok());
+    assert!(write_segment(&rows, &params(Metric::L2, 3), None, &mut Full(file.len())).is_ok());
 }

@@ -5,6 +5,9 @@
 //! open; everything in [`Options`] may differ from one open to the next.
 //! Injected components ([`Env`]) stand apart from data settings.
 
+mod graph;
+mod search;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +15,11 @@ use esker_segment::{MAX_DIMENSION, Metric};
 
 use crate::env::{Env, StdEnv};
 use crate::error::{Error, Result};
+
+pub use graph::{
+    DEFAULT_ALPHA, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_MAX_DEGREE, GraphOptions,
+};
+pub use search::{DEFAULT_L_SEARCH, SearchOptions};
 
 /// Memory for memtables and builds. A few frozen memtables per core beside the active ones.
 pub const DEFAULT_MEMORY_BUDGET: usize = 256 << 20;
@@ -94,6 +102,8 @@ pub struct Options {
     pub(crate) auto_compact: bool,
     pub(crate) merge_width: usize,
     pub(crate) deletion_ratio: f64,
+    pub(crate) graph: GraphOptions,
+    pub(crate) build_threads: Option<usize>,
     pub(crate) env: Arc<dyn Env>,
 }
 
@@ -115,6 +125,8 @@ impl Default for Options {
             auto_compact: true,
             merge_width: DEFAULT_MERGE_WIDTH,
             deletion_ratio: DEFAULT_DELETION_RATIO,
+            graph: GraphOptions::default(),
+            build_threads: None,
             env: Arc::new(StdEnv::new()),
         }
     }
@@ -243,6 +255,22 @@ impl Options {
         self
     }
 
+    /// How the graphs of new segments are built.
+    #[must_use]
+    pub fn graph(mut self, graph: GraphOptions) -> Self {
+        self.graph = graph;
+        self
+    }
+
+    /// Threads that build one graph, 1 to 256; the graph does not depend on
+    /// them. Default: as many as the machine has processors, or one under
+    /// [`Background::Manual`].
+    #[must_use]
+    pub fn build_threads(mut self, threads: usize) -> Self {
+        self.build_threads = Some(threads);
+        self
+    }
+
     /// The outside world; tests inject a simulated one.
     #[must_use]
     pub fn env(mut self, env: Arc<dyn Env>) -> Self {
@@ -311,7 +339,12 @@ impl Options {
         check(
             self.deletion_ratio > 0.0 && self.deletion_ratio < 1.0,
             "deletion_ratio must lie between 0 and 1, exclusive",
-        )
+        )?;
+        check(
+            self.build_threads.is_none_or(|n| (1..=256).contains(&n)),
+            "build_threads must be from 1 to 256",
+        )?;
+        self.graph.validate()
     }
 }
 
@@ -357,40 +390,6 @@ impl WriteOptions {
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = Some(durability);
-        self
-    }
-}
-
-/// Settings of one search.
-#[derive(Clone, Debug)]
-pub struct SearchOptions {
-    pub(crate) k: usize,
-    pub(crate) with_vectors: bool,
-    pub(crate) with_payloads: bool,
-}
-
-impl SearchOptions {
-    /// The `k` nearest rows, `k` at least 1; larger than the collection is clamped.
-    #[must_use]
-    pub fn new(k: usize) -> Self {
-        Self {
-            k,
-            with_vectors: false,
-            with_payloads: false,
-        }
-    }
-
-    /// Whether hits carry their vectors. Default: no.
-    #[must_use]
-    pub fn with_vectors(mut self, yes: bool) -> Self {
-        self.with_vectors = yes;
-        self
-    }
-
-    /// Whether hits carry their payloads. Default: no.
-    #[must_use]
-    pub fn with_payloads(mut self, yes: bool) -> Self {
-        self.with_payloads = yes;
         self
     }
 }

@@ -1,0 +1,162 @@
+//! Loads the rows of a data set into a fresh collection, the clock running.
+//!
+//! Owns the way from a base file to acknowledged rows: which row gets which key,
+//! which thread writes which batch. Invariants: keys are row numbers (`u64`, big
+//! endian), so that an answer names its row; the clock runs from the first write
+//! to the last acknowledgement.
+//! Must not know: what is measured besides.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+use esker::{
+    Collection, CollectionOptions, Db, Durability, Metric, Options, WriteBatch, WriteOptions,
+};
+
+use super::dataset;
+use crate::args::LoadArgs;
+use crate::failure::Failure;
+use crate::progress;
+use crate::vecs::Vecs;
+
+/// Bytes of the keys that the rows get.
+pub(super) const KEY_BYTES: u64 = 8;
+const COLLECTION: &str = "bench";
+
+/// What is loaded, from where, and how.
+pub(super) struct Load {
+    pub(super) base: PathBuf,
+    /// Rows in the file; the load goes through it as often as it must.
+    pub(super) file_rows: u64,
+    pub(super) dimension: u32,
+    pub(super) metric: Metric,
+    pub(super) rows: u64,
+    pub(super) batch: u64,
+    pub(super) threads: u64,
+    pub(super) durability: Durability,
+}
+
+impl Load {
+    /// Looks at the files and reads all rows once, which shows damage before the
+    /// clock runs, and warms the page cache so that the clock sees writes and
+    /// not reads.
+    pub(super) fn plan(args: &LoadArgs, rows: Option<u64>) -> Result<Self, Failure> {
+        let base = dataset::vectors(&args.data, "base")?;
+        let mut file = Vecs::open(&base)?;
+        let rows = rows.unwrap_or(file.rows());
+        let mut row = Vec::new();
+        for first in (0..file.rows()).step_by(1000) {
+            row.clear();
+            let count = 1000.min(file.rows() - first);
+            file.read_vectors(first, count, &mut row)
+                .map_err(|error| Failure::file("reading", &base, &error))?;
+        }
+        Ok(Self {
+            file_rows: file.rows(),
+            dimension: file.width(),
+            metric: dataset::metric(&args.data)?,
+            rows,
+            batch: args.batch.min(rows),
+            threads: args.threads,
+            durability: args.durability.into(),
+            base,
+        })
+    }
+
+    /// Makes the database and the empty collection. Refuses a database that is
+    /// there already: its rows would count among ours.
+    pub(super) fn create(&self, db_dir: &Path) -> Result<(Db, Collection), Failure> {
+        let db = Db::open(db_dir, Options::default())?;
+        if !db.collections().is_empty() {
+            return Err(Failure::failed(format!(
+                "{} already holds a database, perhaps of an earlier run; \
+                 name a directory that does not exist",
+                db_dir.display()
+            )));
+        }
+        let shape = CollectionOptions::new(self.dimension, self.metric);
+        let collection = db.create_collection(COLLECTION, shape)?;
+        Ok((db, collection))
+    }
+
+    /// Writes all rows with the plan's threads, batches handed out in turn; the
+    /// time from the first write to the last acknowledgement.
+    pub(super) fn write(&self, db: &Db, collection: &Collection) -> Result<Duration, Failure> {
+        let next_batch = AtomicU64::new(0);
+        let stop = AtomicBool::new(false);
+        let bar = progress::bar("ingest", self.rows);
+        let worker = || {
+            let mut file = Vecs::open(&self.base)?;
+            while !stop.load(Ordering::Relaxed) {
+                let first = next_batch
+                    .fetch_add(1, Ordering::Relaxed)
+                    .saturating_mul(self.batch);
+                if first >= self.rows {
+                    break;
+                }
+                let count = self.batch.min(self.rows - first);
+                let result = self.write_batch(db, collection, &mut file, first, count);
+                if result.is_err() {
+                    stop.store(true, Ordering::Relaxed);
+                    return result;
+                }
+                bar.inc(count);
+            }
+            Ok(())
+        };
+        let started = Instant::now();
+        let result = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.threads).map(|_| scope.spawn(worker)).collect();
+            let join = |worker: ScopedJoinHandle<'_, Result<(), Failure>>| {
+                worker
+                    .join()
+                    .unwrap_or_else(|_| Err(Failure::failed("a writing thread panicked")))
+            };
+            // All are joined before the first error is returned.
+            workers.into_iter().map(join).fold(Ok(()), Result::and)
+        });
+        let elapsed = started.elapsed();
+        bar.finish_and_clear();
+        result.map(|()| elapsed)
+    }
+
+    fn write_batch(
+        &self,
+        db: &Db,
+        collection: &Collection,
+        file: &mut Vecs<File>,
+        first: u64,
+        count: u64,
+    ) -> Result<(), Failure> {
+        let mut vectors = Vec::new();
+        let mut read = 0;
+        while read < count {
+            let row = (first + read) % self.file_rows;
+            let run = (count - read).min(self.file_rows - row);
+            file.read_vectors(row, run, &mut vectors)
+                .map_err(|error| Failure::file("reading", &self.base, &error))?;
+            read += run;
+        }
+        let mut batch = WriteBatch::new();
+        for (key, vector) in (first..).zip(vectors.chunks_exact(self.dimension as usize)) {
+            batch.put(collection, key, vector)?;
+        }
+        db.write_with(batch, WriteOptions::new().durability(self.durability))?;
+        Ok(())
+    }
+
+    /// Refuses to go on if an acknowledged row is not there.
+    pub(super) fn check_count(&self, collection: &Collection) -> Result<(), Failure> {
+        let rows = collection.len()?;
+        if rows == self.rows {
+            return Ok(());
+        }
+        Err(Failure::failed(format!(
+            "{} rows were acknowledged and the collection has {rows}: rows were lost",
+            self.rows
+        )))
+    }
+}

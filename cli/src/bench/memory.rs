@@ -1,0 +1,38 @@
+//! What this process holds in memory, where the system tells (Linux).
+//!
+//! Must not know: what the memory is used for.
+
+/// The most memory that was ever resident, in MiB.
+pub(super) fn peak_rss_mb() -> Option<f64> {
+    status_mb("VmHWM:")
+}
+
+/// Memory that is resident, mapped files among it, in MiB.
+pub(super) fn rss_mb() -> Option<f64> {
+    status_mb("VmRSS:")
+}
+
+/// Resident memory that no file backs, so that the kernel cannot take it back, in MiB.
+pub(super) fn anon_mb() -> Option<f64> {
+    status_mb("RssAnon:")
+}
+
+fn status_mb(field: &str) -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_is_what_the_kernel_says() {
+        let [anon, rss, peak] = [anon_mb(), rss_mb(), peak_rss_mb()].map(Option::unwrap);
+        assert!((1.0..100_000.0).contains(&peak), "{peak}");
+        assert!(0.0 < anon && anon < rss, "{anon} of {rss}");
+    }
+}

@@ -1,0 +1,108 @@
+//! Settings of the graphs that flushes and merges build.
+//!
+//! They shape segments written from now on; a segment says itself how its graph
+//! was built, so they may differ from one open to the next.
+
+use esker_segment::{GraphParams, MAX_DEGREE, MIN_DEGREE, SegmentId};
+
+use crate::error::{Error, Result};
+
+/// R. More neighbours find more with one list and cost more to visit; 32 is
+/// where QPS at a recall@10 of 0.95 peaks on the data sets of `docs/benchmarks.md`.
+pub const DEFAULT_MAX_DEGREE: u32 = 32;
+/// L of an insertion.
+pub const DEFAULT_L_BUILD: u32 = 64;
+/// Alpha of the second pass, for squared distances.
+pub const DEFAULT_ALPHA: f32 = 1.2;
+/// Below this many rows a scan is about as fast as a walk with a small L.
+pub const DEFAULT_GRAPH_MIN_ROWS: u32 = 4096;
+
+/// How graphs are built.
+///
+/// ```
+/// use esker::{GraphOptions, Options};
+/// let options = Options::new().graph(GraphOptions::new().max_degree(48).l_build(100));
+/// assert!(options.validate().is_ok());
+/// assert!(Options::new().graph(GraphOptions::new().alpha(0.5)).validate().is_err());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GraphOptions {
+    pub(crate) max_degree: u32,
+    pub(crate) l_build: u32,
+    pub(crate) alpha: f32,
+    pub(crate) min_rows: u32,
+}
+
+impl Default for GraphOptions {
+    fn default() -> Self {
+        Self {
+            max_degree: DEFAULT_MAX_DEGREE,
+            l_build: DEFAULT_L_BUILD,
+            alpha: DEFAULT_ALPHA,
+            min_rows: DEFAULT_GRAPH_MIN_ROWS,
+        }
+    }
+}
+
+impl GraphOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// R, the most neighbours of a row: 4 to 1,024, default [`DEFAULT_MAX_DEGREE`].
+    /// A row takes `4 x R` bytes on disk.
+    #[must_use]
+    pub fn max_degree(mut self, neighbors: u32) -> Self {
+        self.max_degree = neighbors;
+        self
+    }
+
+    /// L of an insertion: 1 to 4,096, default [`DEFAULT_L_BUILD`]. Larger builds
+    /// better graphs more slowly.
+    #[must_use]
+    pub fn l_build(mut self, rows: u32) -> Self {
+        self.l_build = rows;
+        self
+    }
+
+    /// Alpha: 1 to 4, default [`DEFAULT_ALPHA`]. Larger keeps more long edges.
+    #[must_use]
+    pub fn alpha(mut self, alpha: f32) -> Self {
+        self.alpha = alpha;
+        self
+    }
+
+    /// Rows below which a segment gets no graph and is scanned, at least 1;
+    /// default [`DEFAULT_GRAPH_MIN_ROWS`].
+    #[must_use]
+    pub fn min_rows(mut self, rows: u32) -> Self {
+        self.min_rows = rows;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let sound = (MIN_DEGREE..=MAX_DEGREE).contains(&self.max_degree)
+            && (1..=4096).contains(&self.l_build)
+            && (1.0..=4.0).contains(&self.alpha)
+            && self.min_rows >= 1;
+        if sound {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "a graph needs max_degree from 4 to 1024, l_build from 1 to 4096, alpha from 1 to 4 \
+             and min_rows of at least 1",
+        ))
+    }
+
+    /// What the graph of a new segment is built with.
+    pub(crate) fn params(&self, segment: SegmentId) -> GraphParams {
+        GraphParams {
+            max_degree: self.max_degree,
+            l_build: self.l_build,
+            alpha: self.alpha,
+            seed: segment.0,
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The nearest rows to a query at one SeqNo of one view.
+//!
+//! Owns how memtables and segments are searched for one answer. Memtables are
+//! scanned; segments follow, largest first, each by its graph, with the k-th
+//! distance found so far as bound. Invariants: distances are exact and only live
+//! rows answer: liveness is tested before the result is cut to k; unless a limit
+//! of the caller's ends the search, min(k, live rows) rows answer, because a
+//! walk that meets too many dead rows is widened and then replaced by a scan.
+//! Must not know: who holds the view.
+
+mod limits;
+mod scratch;
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use esker_segment::distance::{Query, validate_vector};
+use esker_segment::{Key, Row, SegmentError};
+
+use crate::env::Clock;
+use crate::error::{Error, Result};
+use crate::memtable::{Entry, Memtable};
+use crate::options::SearchOptions;
+use crate::read::{Reader, in_segment};
+use crate::top_k::TopK;
+use crate::view::LiveSegment;
+use limits::Limits;
+use scratch::Scratch;
+pub(crate) use scratch::ScratchPool;
+
+/// A scan of this many rows takes about as long as a walk with L = 1 would, if
+/// walks took time in proportion to L (docs/benchmarks.md).
+const SCAN_ROWS_PER_L: u64 = 128;
+/// Least share of L that a segment is searched with, however small.
+const LEAST_SHARE: f64 = 0.25;
+/// How far beyond the k-th distance the next row of a walk may be before the
+/// walk is given up, in parts of that distance.
+const BEYOND: f32 = 0.1;
+/// Times that a walk is widened before the segment is scanned.
+const WIDENINGS: usize = 3;
+
+/// One answer of a search.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hit {
+    /// The row's key.
+    pub key: Key,
+    /// Exact distance to the query under the collection's metric; smaller is nearer.
+    pub distance: f32,
+    /// The vector, if asked for.
+    pub vector: Option<Vec<f32>>,
+    /// The payload, if asked for and present.
+    pub payload: Option<Vec<u8>>,
+}
+
+/// What a search found.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SearchResult {
+    /// Nearest first, ties by key: min(k, live rows) of them, unless
+    /// [`SearchStats::incomplete`].
+    pub hits: Vec<Hit>,
+    /// What it took.
+    pub stats: SearchStats,
+}
+
+/// What one search took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SearchStats {
+    /// Graph nodes whose neighbours were looked at.
+    pub visited: u64,
+    /// Rows whose distance was computed, in memtables and scans too.
+    pub distances: u64,
+    /// Segments that were searched.
+    pub segments: usize,
+    /// Segments with a graph that were scanned whole, because the graph did not
+    /// lead to enough live rows or a scan was cheaper.
+    pub exact_fallbacks: usize,
+    /// Whether the deadline or `max_visited` ended the search early.
+    pub incomplete: bool,
+}
+
+/// Where a candidate's row is.
+enum Place<'a> {
+    Memtable(&'a Memtable, Row),
+    Segment(&'a LiveSegment, Row),
+}
+
+impl Reader<'_> {
+    pub(crate) fn search(
+        &self,
+        query: &[f32],
+        options: &SearchOptions,
+        clock: &dyn Clock,
+        pool: &ScratchPool,
+    ) -> Result<SearchResult> {
+        if options.k == 0 {
+            return Err(Error::invalid("k must be at least 1"));
+        }
+        validate_vector(self.info.metric, self.info.dimension, query)
+            .map_err(|error| Error::Invalid(format!("the query: {error}")))?;
+        let mut scratch = pool.take();
+        let search = Search {
+            reader: self,
+            options,
+            query: &Query::new(self.info.metric, query)?,
+            limits: Limits::new(clock, options),
+            top: TopK::new(options.k),
+            stats: SearchStats::default(),
+        };
+        let result = search.run(&mut scratch);
+        pool.give_back(scratch);
+        result
+    }
+}
+
+struct Search<'a, 'o> {
+    reader: &'a Reader<'a>,
+    options: &'o SearchOptions,
+    query: &'o Query,
+    limits: Limits<'o>,
+    top: TopK<Place<'a>>,
+    stats: SearchStats,
+}
+
+impl<'a> Search<'a, '_> {
+    fn run(mut self, scratch: &mut Scratch) -> Result<SearchResult> {
+        self.search_memtables();
+        // Largest first: its k-th distance bounds what the others may add.
+        let mut segments: Vec<_> = self.reader.view.version.segments.iter().collect();
+        segments.sort_by_key(|s| (Reverse(s.live_rows()), s.id()));
+        let largest = segments.first().map_or(0, |s| s.live_rows());
+        for segment in segments.into_iter().filter(|s| s.live_rows() > 0) {
+            if self.limits.reached() {
+                break;
+            }
+            self.search_segment(segment, largest, scratch)?;
+            self.stats.segments += 1;
+        }
+        self.stats.incomplete = self.limits.reached();
+        let options = self.options;
+        let hits = self.top.into_sorted().into_iter();
+        Ok(SearchResult {
+            hits: hits
+                .map(|c| hit(c.distance, c.key, &c.place, options))
+                .collect::<Result<_>>()?,
+            stats: self.stats,
+        })
+    }
+
+    fn search_memtables(&mut self) {
+        let (view, at) = (self.reader.view, self.reader.at);
+        let memtables: Vec<&'a Arc<Memtable>> = view.memtables().collect();
+        for (i, &memtable) in memtables.iter().enumerate() {
+            if self.limits.reached() {
+                return;
+            }
+            let newer = memtables.get(..i).unwrap_or_default();
+            let live = |key: &Key, row| {
+                memtable
+                    .latest(key, at)
+                    .is_some_and(|(_, e)| e == Entry::Put(row))
+                    && !newer.iter().any(|m| m.latest(key, at).is_some())
+            };
+            let place = |row| Place::Memtable(memtable, row);
+            self.stats.distances += memtable.nearest(self.query, at, live, place, &mut self.top);
+        }
+    }
+
+    fn search_segment(
+        &mut self,
+        segment: &'a LiveSegment,
+        largest: u64,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let file = &segment.file.segment;
+        scratch.found.clear();
+        if !self.walk_segment(segment, largest, scratch)? {
+            self.stats.exact_fallbacks += usize::from(file.has_graph());
+            self.scan_segment(segment, scratch)?;
+        }
+        for &(distance, row) in &scratch.found {
+            if self.top.excludes(distance) {
+                break;
+            }
+            let key = file.key(row).map_err(|error| in_segment(segment, error))?;
+            self.top.insert(distance, key, Place::Segment(segment, row));
+        }
+        Ok(())
+    }
+
+    fn scan_segment(&mut self, segment: &LiveSegment, scratch: &mut Scratch) -> Result<()> {
+        let file = &segment.file.segment;
+        let reader = self.reader;
+        let limits = &mut self.limits;
+        let live = |row| is_live(reader, segment, row);
+        let scanned = file.nearest_while(
+            self.query,
+            self.options.k,
+            live,
+            || !limits.time_is_up(),
+            &mut scratch.found,
+        );
+        self.stats.distances += scanned.map_err(|error| in_segment(segment, error))?;
+        Ok(())
+    }
+
+    /// Walks the segment's graph, wider while dead rows are in the way, and puts
+    /// the nearest live rows into `found`. False if the segment is to be scanned.
+    fn walk_segment(
+        &mut self,
+        segment: &LiveSegment,
+        largest: u64,
+        scratch: &mut Scratch,
+    ) -> Result<bool> {
+        let file = &segment.file.segment;
+        let rows = u64::from(file.rows());
+        let asked = self.options.l() as u64;
+        let cheaper = rows <= asked.saturating_mul(SCAN_ROWS_PER_L);
+        let by_default = self.options.l_search.is_none();
+        if !file.has_graph() || self.options.exact || (by_default && cheaper) || asked >= rows {
+            return Ok(false);
+        }
+        let live_rows = segment.live_rows();
+        let share = (live_rows as f64 / largest.max(1) as f64).sqrt();
+        let l = (asked as f64 * share.max(LEAST_SHARE)) as u64;
+        let l = l.max(self.options.k as u64);
+        // Dead rows take places in the list: so many more are needed.
+        let mut l_run = (l as f64 * rows as f64 / live_rows as f64).min(l as f64 * 4.0) as u64;
+        for _ in 0..=WIDENINGS {
+            self.walk_once(segment, l_run, scratch)?;
+            let drained = self.drain(segment, scratch)?;
+            // Dead rows may use up half of what L exceeds k by.
+            let spare = l_run.saturating_sub(self.options.k as u64);
+            if self.limits.reached()
+                || drained.all_met
+                || (drained.enough && drained.dead * 2 <= spare)
+            {
+                return Ok(true);
+            }
+            l_run = l_run.saturating_mul(2).max(l_run + drained.dead * 2);
+            if l_run.saturating_mul(SCAN_ROWS_PER_L) >= rows {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    fn walk_once(&mut self, segment: &LiveSegment, l: u64, scratch: &mut Scratch) -> Result<()> {
+        let file = &segment.file.segment;
+        let l = usize::try_from(l).unwrap_or(usize::MAX);
+        let patience = 2 * self.options.k as u64;
+        let bound = self.top.bound().map(|bound| bound + BEYOND * bound.abs());
+        let limits = &mut self.limits;
+        let walk = file.walk(self.query, l, &mut scratch.search, |distance, walk| {
+            let hopeless = bound.is_some_and(|bound| distance > bound) && walk.visited >= patience;
+            Ok::<_, SegmentError>(!hopeless && limits.allow(walk.visited))
+        });
+        let walk = walk.map_err(|error| in_segment(segment, error))?;
+        self.limits.used(walk.visited);
+        self.stats.visited += walk.visited;
+        self.stats.distances += walk.distances;
+        Ok(())
+    }
+
+    /// Takes the live rows among the candidates, nearest first, until no further
+    /// one can be among the k nearest.
+    fn drain(&mut self, segment: &LiveSegment, scratch: &mut Scratch) -> Result<Drained> {
+        let candidates = scratch.search.candidates();
+        let mut drained = Drained {
+            dead: 0,
+            enough: false,
+            all_met: candidates.len() as u64 >= u64::from(segment.file.segment.rows()),
+        };
+        let found = &mut scratch.found;
+        found.clear();
+        for (distance, row) in candidates {
+            let kth = self.options.k.checked_sub(1).and_then(|k| found.get(k));
+            drained.enough = self.top.excludes(distance)
+                || kth.is_some_and(|(kth, _): &(f32, Row)| distance > *kth);
+            if drained.enough {
+                break;
+            }
+            if is_live(self.reader, segment, row).map_err(|error| in_segment(segment, error))? {
+                found.push((distance, row));
+            } else {
+                drained.dead += 1;
+            }
+        }
+        drained.enough |= found.len() >= self.options.k;
+        Ok(drained)
+    }
+}
+
+/// What became of a walk's candidates.
+struct Drained {
+    dead: u64,
+    /// Whether k live rows were found, or all that may be nearer than the bound.
+    enough: bool,
+    /// Whether every row of the segment is among the candidates.
+    all_met: bool,
+}
+
+/// Whether a segment's row is live at the reader's SeqNo.
+fn is_live(
+    reader: &Reader<'_>,
+    segment: &LiveSegment,
+    row: Row,
+) -> std::result::Result<bool, SegmentError> {
+    if !segment.is_live(row) {
+        return Ok(false);
+    }
+    if reader.view.memtables().all(|m| m.is_empty()) {
+        return Ok(true);
+    }
+    let key = segment.file.segment.key(row)?;
+    Ok(reader.view.in_memtables(&key, reader.at).is_none())
+}
+
+fn hit(distance: f32, key: Key, place: &Place<'_>, options: &SearchOptions) -> Result<Hit> {
+    let (mut vector, mut payload) = (None, None);
+    match place {
+        Place::Memtable(memtable, row) => {
+            if options.with_vectors {
+                vector = memtable.vector(*row).map(<[f32]>::to_vec);
+            }
+            if options.with_payloads {
+                payload = memtable.payload(*row).map(<[u8]>::to_vec);
+            }
+        }
+        Place::Segment(segment, row) => {
+            let file = &segment.file.segment;
+            let mut read = || {
+                if options.with_vectors {
+                    vector = Some(file.vector(*row)?.to_vec());
+                }
+                if options.with_payloads {
+                    payload = file.payload(*row)?.map(|p| p.to_vec());
+                }
+                Ok(())
+            };
+            read().map_err(|error| in_segment(segment, error))?;
+        }
+    }
+    Ok(Hit {
+        key,
+        distance,
+        vector,
+        payload,
+    })
+}

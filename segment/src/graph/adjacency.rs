@@ -1,0 +1,83 @@
+//! The edges of a graph in memory, as the file holds them.
+//!
+//! Owns the layout: for each row R places, its neighbours first, then
+//! [`NO_ROW`]. A fixed stride finds a row's edges without a table, and keeps
+//! them in as few cache lines as they need. Invariant: a list never exceeds its
+//! stride. Must not know: distances.
+
+use crate::prefetch::prefetch;
+
+/// Ends a list that is shorter than R; no segment has a row of this number.
+pub(crate) const NO_ROW: u32 = u32::MAX;
+
+/// Lists of out-neighbours at a fixed stride.
+pub(crate) struct Adjacency {
+    stride: usize,
+    start: u32,
+    places: Vec<u32>,
+}
+
+impl Adjacency {
+    /// No edges yet, with room for `stride` of each row.
+    pub(crate) fn new(rows: u32, stride: usize, start: u32) -> Self {
+        Self {
+            stride,
+            start,
+            places: vec![NO_ROW; rows as usize * stride],
+        }
+    }
+
+    /// Where every walk begins.
+    pub(crate) fn start(&self) -> u32 {
+        self.start
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(crate) fn rows(&self) -> u32 {
+        // As many as it was made for.
+        (self.places.len() / self.stride.max(1)) as u32
+    }
+
+    /// All places, row after row.
+    pub(crate) fn places(&self) -> &[u32] {
+        &self.places
+    }
+
+    #[inline]
+    fn list(&self, row: u32) -> &[u32] {
+        let start = row as usize * self.stride;
+        self.places
+            .get(start..start + self.stride)
+            .unwrap_or_default()
+    }
+
+    /// A row's out-neighbours; none of a row that is not there.
+    #[inline]
+    pub(crate) fn neighbors(&self, row: u32) -> &[u32] {
+        until_end(self.list(row))
+    }
+
+    /// Replaces a row's out-neighbours by at most as many as the stride.
+    pub(crate) fn set(&mut self, row: u32, list: &[u32]) {
+        let start = row as usize * self.stride;
+        if let Some(places) = self.places.get_mut(start..start + self.stride) {
+            let ended = list.iter().copied().chain(std::iter::repeat(NO_ROW));
+            places.iter_mut().zip(ended).for_each(|(p, n)| *p = n);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(&self, row: u32) {
+        prefetch::<4>(bytemuck::must_cast_slice(self.list(row)));
+    }
+}
+
+/// The neighbours of a list with its places.
+#[inline]
+pub(crate) fn until_end(list: &[u32]) -> &[u32] {
+    let len = list.iter().position(|n| *n == NO_ROW);
+    list.get(..len.unwrap_or(list.len())).unwrap_or_default()
+}

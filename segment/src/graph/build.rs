@@ -1,0 +1,292 @@
+//! Building a graph by insertion.
+//!
+//! Algorithm 3 of the DiskANN paper, in batches as ParlayANN does it (Dobson et
+//! al., "Scaling Graph-Based ANNS Algorithms to Billion-Size Datasets", 2023):
+//! the rows of a batch search the graph as it was before the batch, then edges
+//! and back edges are set. So no lock is needed, and the result depends on
+//! vectors, parameters and seed alone, not on the number of threads. Two passes:
+//! the first with alpha 1, the second with the alpha asked for. Invariants: no
+//! row has more than R neighbours, itself or one twice. Must not know: files.
+
+use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::SegmentError;
+use crate::graph::GraphParams;
+use crate::graph::adjacency::Adjacency;
+use crate::graph::executor::{Executor, map};
+use crate::graph::prune::{PruneScratch, prune};
+use crate::graph::random::SplitMix;
+use crate::graph::vectors::BuildVectors;
+use crate::graph::walk::{Space, WalkScratch, walk};
+
+/// Largest batch as a share of the rows: those of one batch do not see each other.
+const BATCH_SHARE: usize = 50;
+/// Rows of one task.
+const TASK_ROWS: usize = 32;
+/// Degree during the build over R: pruning is put off until it pays.
+const SLACK: f32 = 1.3;
+
+/// Builds the graph of all rows. `check` is called between batches and may end
+/// the build.
+pub(crate) fn build(
+    vectors: &BuildVectors,
+    params: &GraphParams,
+    executor: &dyn Executor,
+    check: impl Fn() -> Result<(), SegmentError>,
+) -> Result<Adjacency, SegmentError> {
+    let rows = vectors.rows();
+    let degree = params.max_degree as usize;
+    let mut builder = Builder {
+        vectors,
+        params,
+        executor,
+        slack: (degree as f32 * SLACK) as usize,
+        graph: Adjacency::new(rows, (degree as f32 * SLACK) as usize, vectors.medoid()),
+        scratch: Mutex::new(Vec::new()),
+    };
+    let order = shuffled(rows, params.seed);
+    let largest = (order.len() / BATCH_SHARE).max(1);
+    for (pass, alpha) in [1.0, params.alpha].into_iter().enumerate() {
+        let mut done = 0;
+        while done < order.len() {
+            check()?;
+            // At first a batch doubles the graph; later it is a small part of it.
+            let size = if pass == 0 {
+                done.clamp(1, largest)
+            } else {
+                largest
+            };
+            let batch = order.get(done..order.len().min(done + size));
+            builder.insert(batch.unwrap_or_default(), alpha);
+            done += size;
+        }
+    }
+    check()?;
+    Ok(builder.finish())
+}
+
+/// All rows in an order that the seed decides.
+fn shuffled(rows: u32, seed: u64) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..rows).collect();
+    let mut random = SplitMix::new(seed);
+    for i in (1..order.len()).rev() {
+        order.swap(i, random.below(i as u64 + 1) as usize);
+    }
+    order
+}
+
+struct Builder<'a> {
+    vectors: &'a BuildVectors,
+    params: &'a GraphParams,
+    executor: &'a dyn Executor,
+    /// Most neighbours of a row while building.
+    slack: usize,
+    graph: Adjacency,
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+#[derive(Default)]
+struct Scratch {
+    walk: WalkScratch,
+    prune: PruneScratch,
+    candidates: Vec<(f32, u32)>,
+    chosen: Vec<u32>,
+}
+
+/// Rows with their new neighbours, of one task.
+#[derive(Default)]
+struct Lists {
+    rows: Vec<(u32, usize)>,
+    neighbors: Vec<u32>,
+}
+
+impl Lists {
+    fn push(&mut self, row: u32, neighbors: &[u32]) {
+        self.rows.push((row, neighbors.len()));
+        self.neighbors.extend_from_slice(neighbors);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, &[u32])> {
+        let mut rest = self.neighbors.as_slice();
+        self.rows.iter().map(move |&(row, len)| {
+            let (list, after) = rest.split_at_checked(len).unwrap_or_default();
+            rest = after;
+            (row, list)
+        })
+    }
+}
+
+impl Builder<'_> {
+    fn insert(&mut self, batch: &[u32], alpha: f32) {
+        let forward = self.tasks(batch, |builder, rows, scratch| {
+            let mut lists = Lists::default();
+            for &row in rows {
+                builder.choose(row, alpha, scratch);
+                lists.push(row, &scratch.chosen);
+            }
+            lists
+        });
+        let mut back: Vec<(u32, u32)> = Vec::new();
+        for (row, list) in forward.iter().flat_map(Lists::iter) {
+            self.graph.set(row, list);
+            back.extend(list.iter().map(|target| (*target, row)));
+        }
+        back.sort_unstable();
+        let groups: Vec<&[(u32, u32)]> = back.chunk_by(|a, b| a.0 == b.0).collect();
+        let backward = self.tasks(&groups, |builder, groups, scratch| {
+            let mut lists = Lists::default();
+            for group in groups {
+                if let Some(&(target, _)) = group.first() {
+                    builder.link_back(target, group, alpha, scratch);
+                    lists.push(target, &scratch.chosen);
+                }
+            }
+            lists
+        });
+        for (row, list) in backward.iter().flat_map(Lists::iter) {
+            self.graph.set(row, list);
+        }
+    }
+
+    /// Splits `items` into tasks; their results in order.
+    fn tasks<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        f: impl Fn(&Self, &[T], &mut Scratch) -> R + Sync,
+    ) -> Vec<R> {
+        let chunks: Vec<&[T]> = items.chunks(TASK_ROWS).collect();
+        map(self.executor, chunks.len(), |n| {
+            let lock = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut scratch = lock().pop().unwrap_or_default();
+            let result = f(
+                self,
+                chunks.get(n).copied().unwrap_or_default(),
+                &mut scratch,
+            );
+            lock().push(scratch);
+            result
+        })
+    }
+
+    /// The neighbours of a row by what a walk to it meets.
+    fn choose(&self, row: u32, alpha: f32, scratch: &mut Scratch) {
+        let space = FromRow {
+            vectors: self.vectors,
+            graph: &self.graph,
+            row,
+        };
+        let candidates = &mut scratch.candidates;
+        candidates.clear();
+        let Ok(_) = walk(
+            &space,
+            self.graph.start(),
+            self.params.l_build as usize,
+            &mut scratch.walk,
+            |distance, row, _| {
+                candidates.push((distance, row));
+                Ok(true)
+            },
+        );
+        let before = self.graph.neighbors(row).iter();
+        candidates.extend(before.map(|other| (self.vectors.between(row, *other), *other)));
+        let limits = (self.params.max_degree as usize, alpha);
+        prune(
+            self.vectors,
+            row,
+            candidates,
+            limits,
+            &mut scratch.prune,
+            &mut scratch.chosen,
+        );
+    }
+
+    /// The neighbours of a row that others have chosen as theirs.
+    fn link_back(&self, row: u32, group: &[(u32, u32)], alpha: f32, scratch: &mut Scratch) {
+        let chosen = &mut scratch.chosen;
+        chosen.clear();
+        chosen.extend_from_slice(self.graph.neighbors(row));
+        for (_, source) in group {
+            if !chosen.contains(source) {
+                chosen.push(*source);
+            }
+        }
+        if chosen.len() > self.slack {
+            self.cut(row, alpha, scratch);
+        }
+    }
+
+    /// Prunes the list in hand to R.
+    fn cut(&self, row: u32, alpha: f32, scratch: &mut Scratch) {
+        let candidates = &mut scratch.candidates;
+        candidates.clear();
+        let chosen = scratch.chosen.iter();
+        candidates.extend(chosen.map(|other| (self.vectors.between(row, *other), *other)));
+        let limits = (self.params.max_degree as usize, alpha);
+        prune(
+            self.vectors,
+            row,
+            candidates,
+            limits,
+            &mut scratch.prune,
+            &mut scratch.chosen,
+        );
+    }
+
+    /// Prunes what exceeds R, and drops the slack.
+    fn finish(self) -> Adjacency {
+        let rows: Vec<u32> = (0..self.vectors.rows()).collect();
+        let degree = self.params.max_degree as usize;
+        let lists = self.tasks(&rows, |builder, rows, scratch| {
+            let mut lists = Lists::default();
+            for &row in rows {
+                scratch.chosen.clear();
+                scratch
+                    .chosen
+                    .extend_from_slice(builder.graph.neighbors(row));
+                if scratch.chosen.len() > degree {
+                    builder.cut(row, builder.params.alpha, scratch);
+                }
+                lists.push(row, &scratch.chosen);
+            }
+            lists
+        });
+        let mut graph = Adjacency::new(self.vectors.rows(), degree, self.graph.start());
+        for (row, list) in lists.iter().flat_map(Lists::iter) {
+            graph.set(row, list);
+        }
+        graph
+    }
+}
+
+/// Walks towards a row.
+pub(crate) struct FromRow<'a> {
+    pub(crate) vectors: &'a BuildVectors,
+    pub(crate) graph: &'a Adjacency,
+    pub(crate) row: u32,
+}
+
+impl Space for FromRow<'_> {
+    type Error = Infallible;
+
+    #[inline]
+    fn distance(&self, row: u32) -> Result<f32, Infallible> {
+        Ok(self.vectors.between(self.row, row))
+    }
+
+    #[inline]
+    fn neighbors(&self, row: u32, out: &mut Vec<u32>) -> Result<(), Infallible> {
+        out.extend_from_slice(self.graph.neighbors(row));
+        Ok(())
+    }
+
+    #[inline]
+    fn prefetch_vector(&self, row: u32) {
+        self.vectors.prefetch(row);
+    }
+
+    #[inline]
+    fn prefetch_neighbors(&self, row: u32) {
+        self.graph.prefetch(row);
+    }
+}

@@ -1,0 +1,85 @@
+//! Vamana graphs: how they are built and walked.
+//!
+//! Owns the graph of one segment: for each row a bounded list of other rows, such
+//! that a greedy walk from one start point comes near any query. Invariants: at
+//! most R neighbours a row; every row is reachable from the start point; the same
+//! vectors, parameters and seed give the same graph, however many threads build
+//! it. Must not know: sections, files, which rows are live.
+
+mod adjacency;
+mod build;
+mod executor;
+mod pool;
+mod prune;
+mod random;
+mod reach;
+mod recall;
+mod vectors;
+mod visited;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use crate::error::SegmentError;
+use crate::metric::Metric;
+use crate::writer::RowSource;
+
+pub(crate) use adjacency::{Adjacency, NO_ROW, until_end};
+pub use executor::{Executor, Inline};
+pub(crate) use pool::MAX_ROW;
+pub(crate) use walk::{Space, WalkScratch, Walked, walk};
+
+/// Largest R that a file may state: more would cost more than a scan.
+pub const MAX_DEGREE: u32 = 1024;
+/// Least R: below it, too little is left to prune.
+pub const MIN_DEGREE: u32 = 4;
+
+/// How a graph is built.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GraphParams {
+    /// R: the most neighbours that a row has, [`MIN_DEGREE`] to [`MAX_DEGREE`].
+    pub max_degree: u32,
+    /// L while building: rows kept in the search list of an insertion.
+    pub l_build: u32,
+    /// How many times longer (in squared distance) than the way by a neighbour
+    /// an edge must be to be left out; at least 1.
+    pub alpha: f32,
+    /// Decides the order of insertion.
+    pub seed: u64,
+}
+
+/// A graph and what is known of it.
+pub(crate) struct Built {
+    pub(crate) adjacency: Adjacency,
+    /// Edges added because a row could not be reached.
+    pub(crate) repaired: u32,
+    pub(crate) sample: recall::Sample,
+}
+
+/// Builds, connects and measures the graph of all rows.
+pub(crate) fn build(
+    rows: &impl RowSource,
+    (metric, dimension): (Metric, u32),
+    params: &GraphParams,
+    executor: &dyn Executor,
+) -> Result<Built, SegmentError> {
+    let limits = MIN_DEGREE..=MAX_DEGREE;
+    let sound = limits.contains(&params.max_degree) && params.l_build > 0 && params.alpha >= 1.0;
+    if !sound || rows.rows() > MAX_ROW {
+        return Err(SegmentError::invalid(format!(
+            "a graph of {} rows with {params:?}",
+            rows.rows()
+        )));
+    }
+    let vectors = vectors::BuildVectors::read(rows, metric, dimension)?;
+    let mut adjacency = build::build(&vectors, params, executor, || rows.check_cancelled())?;
+    let repaired = reach::connect(&vectors, &mut adjacency)?;
+    rows.check_cancelled()?;
+    let sample = recall::sample(&vectors, &adjacency, params.seed, executor);
+    Ok(Built {
+        adjacency,
+        repaired,
+        sample,
+    })
+}

@@ -1,0 +1,197 @@
+//! The search list: the L nearest rows met so far, nearest first.
+//!
+//! Owns the order in which a walk expands rows. Invariants: entries ascend by
+//! (distance, row), so that a walk is the same on every run; a row is offered
+//! once; everything before the cursor is expanded. Must not know: graphs.
+//!
+//! A sorted array that shifts on insertion: for the L of real searches it beats
+//! a heap, since most offers are rejected by one comparison with the last entry.
+
+/// A bounded, sorted pool of candidates.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    /// Distance, row and whether it is expanded, as one number that orders by
+    /// distance, then row.
+    entries: Vec<u64>,
+    /// Entries that wait to be merged.
+    offers: Vec<u64>,
+    /// Offers from this on are not among the nearest.
+    bound: u64,
+    capacity: usize,
+    /// The first entry that may not be expanded yet.
+    cursor: usize,
+}
+
+const EXPANDED: u64 = 1;
+
+impl Pool {
+    /// Empties the pool; from now on it holds up to `capacity` entries, at
+    /// least one. Memory grows with what is inserted.
+    pub(crate) fn reset(&mut self, capacity: usize) {
+        self.entries.clear();
+        self.capacity = capacity.max(1);
+        self.cursor = 0;
+        self.offers.clear();
+        self.bound = u64::MAX;
+    }
+
+    /// Offers a row that was never offered since the reset, at most [`MAX_ROW`].
+    /// It counts from the next [`Pool::merge`] on.
+    #[inline]
+    pub(crate) fn offer(&mut self, distance: f32, row: u32) {
+        let entry = entry_of(distance, row);
+        if entry < self.bound {
+            self.offers.push(entry);
+        }
+    }
+
+    /// Takes the offers in: all those of one expansion at once, so that entries
+    /// move once and not once for each offer.
+    #[inline]
+    pub(crate) fn merge(&mut self) {
+        if self.offers.is_empty() {
+            return;
+        }
+        sort_few(&mut self.offers);
+        let (mut old, mut new) = (self.entries.len(), self.offers.len());
+        let all = old + new;
+        self.entries.resize(all, 0);
+        // From the back, until every offer has its place.
+        for at in (0..all).rev() {
+            let Some(offer) = new.checked_sub(1).and_then(|n| self.offers.get(n)) else {
+                break;
+            };
+            let entry = old.checked_sub(1).and_then(|n| self.entries.get(n));
+            let next = match entry {
+                Some(entry) if entry > offer => {
+                    old -= 1;
+                    *entry
+                }
+                _ => {
+                    new -= 1;
+                    *offer
+                }
+            };
+            if let Some(place) = self.entries.get_mut(at) {
+                *place = next;
+            }
+        }
+        self.cursor = self.cursor.min(old);
+        self.entries.truncate(self.capacity);
+        self.offers.clear();
+        if self.entries.len() == self.capacity {
+            self.bound = self.entries.last().copied().unwrap_or(u64::MAX);
+        }
+    }
+
+    /// The nearest entry that is not expanded.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Option<(f32, u32)> {
+        while *self.entries.get(self.cursor)? & EXPANDED != 0 {
+            self.cursor += 1;
+        }
+        self.entries.get(self.cursor).map(|entry| parts_of(*entry))
+    }
+
+    /// Takes the nearest entry that is not expanded, which then is.
+    #[inline]
+    pub(crate) fn expand(&mut self) -> Option<(f32, u32)> {
+        let next = self.peek()?;
+        if let Some(entry) = self.entries.get_mut(self.cursor) {
+            *entry |= EXPANDED;
+        }
+        self.cursor += 1;
+        Some(next)
+    }
+
+    /// All entries, nearest first.
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (f32, u32)> {
+        self.entries.iter().map(|entry| parts_of(*entry))
+    }
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<u64>()
+    }
+}
+
+/// The largest row that an entry can hold.
+pub(crate) const MAX_ROW: u32 = u32::MAX >> 1;
+
+/// Orders as `total_cmp` of the distances, then by row.
+#[inline]
+fn entry_of(distance: f32, row: u32) -> u64 {
+    let bits = distance.to_bits();
+    // Negative numbers order backwards and below the others.
+    let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
+    u64::from(ordered) << 32 | u64::from(row) << 1
+}
+
+#[inline]
+fn parts_of(entry: u64) -> (f32, u32) {
+    let ordered = (entry >> 32) as u32;
+    let bits = if ordered & 0x8000_0000 != 0 {
+        ordered ^ 0x8000_0000
+    } else {
+        !ordered
+    };
+    (f32::from_bits(bits), entry as u32 >> 1)
+}
+
+/// Insertion sort: offers are few and nearly any other sort is slower.
+#[inline]
+fn sort_few(entries: &mut [u64]) {
+    for end in 2..=entries.len() {
+        let mut at = end;
+        while let Some([before, last]) =
+            at.checked_sub(2).and_then(|from| entries.get_mut(from..at))
+            && before > last
+        {
+            std::mem::swap(before, last);
+            at -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_ROW, Pool, entry_of, parts_of};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn holds_the_least_and_expands_them_in_order(
+            offers in proptest::collection::vec(-3i8..3, 0..90),
+            capacity in 1usize..20,
+            batch in 1usize..9,
+        ) {
+            let mut pool = Pool::default();
+            pool.reset(capacity);
+            let mut expanded = Vec::new();
+            let mut all = Vec::new();
+            for (row, distance) in offers.iter().enumerate() {
+                let (distance, row) = (f32::from(*distance) / 2.0, row as u32);
+                pool.offer(distance, row);
+                all.push((distance, row));
+                if !(row as usize).is_multiple_of(batch) {
+                    continue;
+                }
+                pool.merge();
+                all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+                all.truncate(capacity);
+                prop_assert_eq!(pool.iter().collect::<Vec<_>>(), all.clone());
+                let want = all.iter().copied().find(|e| !expanded.contains(e));
+                prop_assert_eq!(pool.peek(), want);
+                prop_assert_eq!(pool.expand(), want);
+                expanded.extend(want);
+            }
+        }
+
+        #[test]
+        fn entries_order_as_total_cmp(a in any::<f32>(), b in any::<f32>(), x in 0..=MAX_ROW, y in 0..=MAX_ROW) {
+            let want = a.total_cmp(&b).then(x.cmp(&y));
+            prop_assert_eq!(entry_of(a, x).cmp(&entry_of(b, y)), want);
+            let (back, row) = parts_of(entry_of(a, x));
+            prop_assert_eq!((back.to_bits(), row), (a.to_bits(), x));
+        }
+    }
+}

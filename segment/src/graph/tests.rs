@@ -1,0 +1,250 @@
+//! What every graph must be, whatever its vectors.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proptest::prelude::*;
+
+use super::random::SplitMix;
+use super::{Built, Executor, GraphParams, Inline, MAX_DEGREE, build};
+use crate::error::SegmentError;
+use crate::id::{Row, SeqNo};
+use crate::metric::Metric;
+use crate::writer::RowSource;
+
+/// Vectors alone; `cancel_after` rows were asked about, the build is cancelled.
+struct Vectors {
+    rows: Vec<Vec<f32>>,
+    cancel_after: Option<usize>,
+    asked: AtomicUsize,
+}
+
+impl Vectors {
+    fn new(rows: Vec<Vec<f32>>) -> Self {
+        Self {
+            rows,
+            cancel_after: None,
+            asked: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl RowSource for Vectors {
+    fn rows(&self) -> u32 {
+        self.rows.len() as u32
+    }
+    fn key_order(&self) -> Option<&[u32]> {
+        None
+    }
+    fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
+        Ok(Cow::Borrowed(&self.rows[row.0 as usize]))
+    }
+    fn key(&self, _: Row) -> Result<Cow<'_, [u8]>, SegmentError> {
+        unreachable!("a graph knows no keys")
+    }
+    fn seqno(&self, _: Row) -> Result<SeqNo, SegmentError> {
+        unreachable!("a graph knows no sequence numbers")
+    }
+    fn payload(&self, _: Row) -> Result<Option<Cow<'_, [u8]>>, SegmentError> {
+        unreachable!("a graph knows no payloads")
+    }
+    fn check_cancelled(&self) -> Result<(), SegmentError> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        match self.cancel_after {
+            Some(after) if asked >= after => Err(SegmentError::Cancelled),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Several threads that take tasks as they come.
+struct Threads;
+
+impl Executor for Threads {
+    fn run(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while let n = next.fetch_add(1, Ordering::Relaxed)
+                        && n < count
+                    {
+                        task(n);
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn params(max_degree: u32) -> GraphParams {
+    GraphParams {
+        max_degree,
+        l_build: 24,
+        alpha: 1.2,
+        seed: 5,
+    }
+}
+
+/// Rows around a few centres, some of them in the very same place.
+fn clustered(rows: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut random = SplitMix::new(seed);
+    let mut unit = move || random.below(2001) as f32 / 1000.0 - 1.0;
+    let centres: Vec<Vec<f32>> = (0..8)
+        .map(|_| (0..dimension).map(|_| unit() * 8.0).collect())
+        .collect();
+    (0..rows)
+        .map(|row| {
+            let spread = if row % 7 == 0 { 0.0 } else { 1.0 };
+            let centre = &centres[row % centres.len()];
+            centre.iter().map(|x| x + spread * unit()).collect()
+        })
+        .collect()
+}
+
+fn check(built: &Built, rows: usize, max_degree: u32) {
+    let graph = &built.adjacency;
+    assert_eq!(graph.rows() as usize, rows);
+    assert_eq!(graph.stride(), max_degree as usize);
+    for row in 0..rows as u32 {
+        let list = graph.neighbors(row);
+        let distinct: BTreeSet<u32> = list.iter().copied().collect();
+        assert_eq!(distinct.len(), list.len(), "row {row}: {list:?}");
+        assert!(list.iter().all(|to| *to != row && (*to as usize) < rows));
+    }
+    let mut reached = BTreeSet::new();
+    let mut waiting = vec![graph.start()];
+    while let Some(row) = waiting.pop() {
+        if reached.insert(row) {
+            waiting.extend(graph.neighbors(row));
+        }
+    }
+    assert_eq!(reached.len(), rows, "rows that no walk can reach");
+    assert!((0.0..=1.0).contains(&built.sample.recall));
+}
+
+const METRICS: [Metric; 3] = [Metric::L2, Metric::Cosine, Metric::InnerProduct];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 48 }))]
+
+    #[test]
+    fn bounded_simple_connected_and_the_same_for_any_threads(
+        rows in 1usize..400,
+        dimension in 1u32..20,
+        max_degree in 4u32..20,
+        seed: u64,
+        metric in proptest::sample::select(METRICS.to_vec()),
+    ) {
+        let vectors = Vectors::new(clustered(rows, dimension as usize, seed));
+        let params = GraphParams { seed, ..params(max_degree) };
+        let alone = build(&vectors, (metric, dimension), &params, &Inline).unwrap();
+        check(&alone, rows, max_degree);
+        let together = build(&vectors, (metric, dimension), &params, &Threads).unwrap();
+        prop_assert_eq!(alone.adjacency.places(), together.adjacency.places());
+        prop_assert_eq!(alone.adjacency.start(), together.adjacency.start());
+        prop_assert_eq!(alone.sample, together.sample);
+    }
+}
+
+#[test]
+fn a_graph_of_many_rows_finds_their_neighbours() {
+    let vectors = Vectors::new(clustered(3000, 12, 1));
+    for metric in METRICS {
+        let built = build(&vectors, (metric, 12), &params(16), &Threads).unwrap();
+        check(&built, 3000, 16);
+        assert_eq!(built.sample.rows, 100);
+        assert!(built.sample.recall > 0.9, "{metric}: {:?}", built.sample);
+    }
+}
+
+#[test]
+fn rows_in_one_place_are_connected() {
+    for rows in [2, 5, 300] {
+        let vectors = Vectors::new(vec![vec![1.0, 2.0]; rows]);
+        for metric in METRICS {
+            let built = build(&vectors, (metric, 2), &params(4), &Inline).unwrap();
+            check(&built, rows, 4);
+        }
+    }
+}
+
+#[test]
+fn extreme_vectors_do_no_harm() {
+    let large = crate::metric::MAX_SQUARED_NORM.sqrt() * 0.999;
+    let rows: Vec<Vec<f32>> = (0..200u32)
+        .map(|row| match row % 4 {
+            0 => vec![large, 0.0],
+            1 => vec![-large, 0.0],
+            2 => vec![0.0, row as f32 * 1e-3 + 1e-3],
+            _ => vec![f32::MIN_POSITIVE.sqrt() * 1.01, 0.0],
+        })
+        .collect();
+    for metric in METRICS {
+        let vectors = Vectors::new(rows.clone());
+        let built = build(&vectors, (metric, 2), &params(8), &Inline).unwrap();
+        check(&built, 200, 8);
+    }
+}
+
+#[test]
+fn a_build_ends_when_it_is_cancelled() {
+    let mut vectors = Vectors::new(clustered(500, 4, 2));
+    vectors.cancel_after = Some(3);
+    let result = build(&vectors, (Metric::L2, 4), &params(8), &Inline);
+    assert!(matches!(result, Err(SegmentError::Cancelled)));
+    assert_eq!(vectors.asked.load(Ordering::Relaxed), 4);
+}
+
+#[test]
+fn parameters_out_of_range_are_refused() {
+    let vectors = Vectors::new(clustered(9, 4, 2));
+    let sound = params(8);
+    for params in [
+        GraphParams {
+            max_degree: 3,
+            ..sound
+        },
+        GraphParams {
+            max_degree: MAX_DEGREE + 1,
+            ..sound
+        },
+        GraphParams {
+            l_build: 0,
+            ..sound
+        },
+        GraphParams {
+            alpha: 0.9,
+            ..sound
+        },
+        GraphParams {
+            alpha: f32::NAN,
+            ..sound
+        },
+    ] {
+        let result = build(&vectors, (Metric::L2, 4), &params, &Inline);
+        assert!(
+            matches!(result, Err(SegmentError::Invalid(_))),
+            "{params:?}"
+        );
+    }
+    let other = build(&vectors, (Metric::L2, 5), &sound, &Inline);
+    assert!(matches!(other, Err(SegmentError::Invalid(_))));
+}
+
+#[test]
+fn the_nearest_by_the_transformed_space_is_the_largest_by_inner_product() {
+    let rows = clustered(300, 6, 9);
+    let made = super::vectors::BuildVectors::of(Metric::InnerProduct, 6, rows.iter().cloned());
+    let made = made.unwrap();
+    let norm = |v: &[f32]| v.iter().map(|x| f64::from(x * x)).sum::<f64>();
+    let first = norm(made.row(0));
+    for row in 0..300 {
+        assert!(
+            (norm(made.row(row)) - first).abs() < 1e-3 * first,
+            "one norm for all"
+        );
+        assert_eq!(made.row(row)[..6], rows[row as usize]);
+    }
+}

@@ -1,0 +1,114 @@
+//! Greedy best-first search of a graph, which building and searching share.
+//!
+//! Algorithm 1 (GreedySearch) of Subramanya et al., "DiskANN: Fast Accurate
+//! Billion-point Nearest Neighbor Search on a Single Node", NeurIPS 2019, with a
+//! beam of one. Invariants: each row's distance is computed at most once, so a
+//! walk ends after at most as many as there are rows, whatever the edges say; in
+//! the steady state nothing is allocated. Must not know: where vectors and edges
+//! are stored, which rows are live.
+
+use crate::graph::pool::Pool;
+use crate::graph::visited::Visited;
+
+/// How many rows ahead of the distance in hand a vector is asked for: enough to
+/// cover a miss of the last cache by the distances between.
+const PREFETCH_ROWS: usize = 32;
+
+/// What a walk needs of vectors and edges, for one query.
+pub(crate) trait Space {
+    type Error;
+
+    /// Distance of a row from the query; smaller is nearer.
+    fn distance(&self, row: u32) -> Result<f32, Self::Error>;
+
+    /// Puts a row's out-neighbours into `out`, which is empty.
+    fn neighbors(&self, row: u32, out: &mut Vec<u32>) -> Result<(), Self::Error>;
+
+    /// Asks the processor for a row's vector.
+    fn prefetch_vector(&self, row: u32);
+
+    /// Asks the processor for a row's edges.
+    fn prefetch_neighbors(&self, row: u32);
+}
+
+/// What one walk did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Walked {
+    /// Rows whose neighbours were looked at.
+    pub(crate) expanded: u64,
+    /// Distances computed.
+    pub(crate) distances: u64,
+}
+
+/// Memory of walks, used again and again.
+#[derive(Debug, Default)]
+pub(crate) struct WalkScratch {
+    pub(crate) pool: Pool,
+    visited: Visited,
+    neighbors: Vec<u32>,
+    distances: Vec<f32>,
+}
+
+impl WalkScratch {
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.pool.heap_bytes()
+            + self.visited.heap_bytes()
+            + self.neighbors.capacity() * size_of::<u32>()
+    }
+}
+
+/// Walks from `start` until the `l` nearest rows met are all expanded, and
+/// leaves them in the pool. Before each expansion `step` is told the distance
+/// and row to be expanded; the walk ends early when it says no.
+pub(crate) fn walk<S: Space>(
+    space: &S,
+    start: u32,
+    l: usize,
+    scratch: &mut WalkScratch,
+    mut step: impl FnMut(f32, u32, &Walked) -> Result<bool, S::Error>,
+) -> Result<Walked, S::Error> {
+    let WalkScratch {
+        pool,
+        visited,
+        neighbors,
+        distances,
+    } = scratch;
+    pool.reset(l);
+    visited.clear();
+    visited.insert(start);
+    pool.offer(space.distance(start)?, start);
+    pool.merge();
+    let mut walked = Walked {
+        expanded: 0,
+        distances: 1,
+    };
+    while let Some((distance, row)) = pool.expand() {
+        if !step(distance, row, &walked)? {
+            break;
+        }
+        walked.expanded += 1;
+        neighbors.clear();
+        space.neighbors(row, neighbors)?;
+        neighbors.retain(|row| visited.insert(*row));
+        for row in neighbors.iter().take(PREFETCH_ROWS) {
+            space.prefetch_vector(*row);
+        }
+        // Most likely the next to be expanded.
+        if let Some((_, row)) = pool.peek() {
+            space.prefetch_neighbors(row);
+        }
+        distances.clear();
+        for (i, row) in neighbors.iter().enumerate() {
+            if let Some(ahead) = neighbors.get(i + PREFETCH_ROWS) {
+                space.prefetch_vector(*ahead);
+            }
+            distances.push(space.distance(*row)?);
+        }
+        for (row, distance) in neighbors.iter().zip(distances.iter()) {
+            pool.offer(*distance, *row);
+        }
+        pool.merge();
+        walked.distances += neighbors.len() as u64;
+    }
+    Ok(walked)
+}
