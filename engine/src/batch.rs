@@ -204,6 +204,25 @@ impl WriteBatch {
         self.ops += 1;
     }
 
+    /// Adds an operation without asking whether a collection may have it.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn push_unchecked(&mut self, operation: &Operation<'_>) {
+        match *operation {
+            Operation::Put {
+                collection,
+                key,
+                vector,
+                payload,
+            } => {
+                let vector: Vec<f32> = bytemuck::pod_collect_to_vec(vector);
+                self.push(PUT, collection, &Key::new(key), payload, &vector);
+            }
+            Operation::Delete { collection, key } => {
+                self.push(DELETE, collection, &Key::new(key), None, &[]);
+            }
+        }
+    }
+
     /// That this open database still takes the batch.
     pub(crate) fn check_writable(&self, identity: u64) -> Result<()> {
         if self.owner.is_some_and(|owner| owner != identity) {

@@ -65,6 +65,10 @@ mod collection;
 mod db;
 mod snapshot;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use batch::WriteBatch;
 pub use collection::Collection;
 pub use db::Db;

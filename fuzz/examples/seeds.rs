@@ -8,7 +8,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use esker::{Background, CollectionOptions, Db, Metric, Options};
+use esker::fuzzing::{self, Operation};
+use esker::{Background, CollectionId, CollectionOptions, Db, Metric, Options};
 use esker_segment::{DeletionVector, FileId, Row, SegmentId, deletion};
 use esker_tests::sim::{Crash, SimEnv};
 
@@ -31,6 +32,12 @@ fn main() -> io::Result<()> {
     }
     for (name, changes) in directories() {
         write("open_directory", &name, &changes)?;
+    }
+    for (name, input) in manifests().into_iter().chain(edits()) {
+        write("manifest_replay", &name, &input)?;
+    }
+    for (name, input) in batches() {
+        write("batch_decode", &name, &input)?;
     }
     Ok(())
 }
@@ -70,6 +77,171 @@ fn database() -> Vec<(String, Vec<u8>)> {
         (name, file)
     };
     names.into_iter().map(read).collect()
+}
+
+/// A manifest alone, and one of a clean close behind its `CURRENT`.
+fn manifests() -> Vec<(String, Vec<u8>)> {
+    let mut seeds = Vec::new();
+    for (name, file) in database() {
+        if name.ends_with(".manifest") {
+            seeds.push(("manifest".to_owned(), file));
+        }
+    }
+    let env = SimEnv::new(2);
+    let db = Db::open("/db", Options::new().env(env.env())).expect("the disk is empty");
+    for (name, metric) in [("words", Metric::Cosine), ("dots", Metric::InnerProduct)] {
+        let rows = db.create_collection(name, CollectionOptions::new(3, metric));
+        let rows = rows.expect("a healthy machine");
+        rows.put("k", &[1.0; 3]).expect("a healthy machine");
+    }
+    db.drop_collection("dots").expect("it is there");
+    db.close().expect("a healthy machine");
+    let names = env.names("/db").expect("there is a database");
+    let read = |end: &str| {
+        let name = names.iter().find(|name| name.ends_with(end));
+        let name = name.expect("every database has one");
+        env.file(format!("/db/{name}")).expect("it is listed")
+    };
+    let both = [read("CURRENT"), read(".manifest")].concat();
+    seeds.push(("sealed".to_owned(), both));
+    seeds
+}
+
+/// A database, and changes to its edits: how, which edit, which field, values.
+fn edits() -> Vec<(String, Vec<u8>)> {
+    let seeds: [(&str, &[u8]); 22] = [
+        ("base-closed", &[0x81]),
+        ("base-crashed", &[2]),
+        // Two collections, a segment with deletions, a flush; counters.
+        (
+            "made",
+            &[
+                0x40, 0, 0, 0, 1, 0, 2, 0, b'a', 1, 0, 9, 1, 1, 3, 1, b'b', 1, 0, 9, 3, 1, 9, 5,
+                200, 7, 1, 8, 1, 0, 9, 5, 1, 5, 6, 64, 30, 9, 1, 0, 9, 6, 1, 4, 1, 0, 9, 10, 0, 8,
+                1, 0, 9, 8, 0, 20, 1, 0, 9, 7, 0, 3,
+            ],
+        ),
+        // Names: two of one, none, the longest, one that is longer, no UTF-8.
+        (
+            "name-twice",
+            &[0x40, 0, 0, 0, 1, 7, 2, 0, 1, 1, 0, 0, 1, 8, 2, 0, 1],
+        ),
+        ("name-empty", &[0x40, 0, 0, 0, 1, 7, 2, 0, 0xFF]),
+        ("name-longest", &[0x40, 0, 0, 0, 1, 7, 2, 0, 0xFE]),
+        ("name-longer", &[0x40, 0, 0, 0, 1, 7, 2, 0, 0xFD]),
+        ("name-no-text", &[0x40, 0, 0, 0, 1, 7, 2, 0, 0xFC]),
+        ("dimension", &[0x40, 0, 0, 0, 1, 7, 0xF7, 0, b'z']),
+        // Every counter at its limit, and beyond.
+        (
+            "counters",
+            &[
+                0x40, 0, 0, 0, 1, 0, 0xF8, 2, b'a', 1, 0, 0, 8, 0, 0xFB, 1, 0, 0, 10, 0, 0xFE, 1,
+                0, 0, 9, 0xFF, 1, 0, 0, 6, 0, 0xFE, 1, 0, 0, 7, 0, 1,
+            ],
+        ),
+        (
+            "numbers-nearly-used-up",
+            &[
+                0x40, 0, 0, 0, 1, 0, 2, 0, b'a', 1, 0, 0, 8, 0, 0xFB, 1, 0, 0, 10, 0, 0xFE, 1, 0,
+                0, 7, 0, 1,
+            ],
+        ),
+        ("no-file-left", &[0x40, 0, 0, 0, 8, 0, 0xFA]),
+        ("no-seqno-left", &[0x40, 0, 0, 0, 10, 0, 0xFD]),
+        ("flushed-ahead", &[0, 1, 2, 0, 6, 0, 9]),
+        ("kind", &[0x40, 0, 0, 0, 1, 7, 2, 0, 1, 7, 0, 0, 3]),
+        ("skipped", &[1, 1, 0, 9, 0x99, 0, 30]),
+        ("unknown", &[1, 1, 1, 9, 14, 0, 4]),
+        // A field shown shorter than it is; swapped; twice; without its place.
+        ("length", &[1, 13, 1, 0, 0, 0xFF]),
+        ("longer-body", &[0, 14, 1, 0, 40]),
+        ("reserved", &[0, 13, 1, 0, 1, 7, 0]),
+        ("order", &[1, 12, 0, 1, 0, 11, 1, 0, 2, 10, 2, 0]),
+        ("torn", &[2, 6, 0, 0, 9]),
+    ];
+    let owned = |(name, input): (&str, &[u8])| (name.to_owned(), input.to_vec());
+    seeds.into_iter().map(owned).collect()
+}
+
+/// Payloads of the engine's frames, and batches made of small numbers.
+fn batches() -> Vec<(String, Vec<u8>)> {
+    let row = |collection, key, vector, payload| Operation {
+        collection: CollectionId(collection),
+        key,
+        vector,
+        payload,
+    };
+    let one: Vec<u8> = [1.0_f32; 3]
+        .into_iter()
+        .flat_map(f32::to_le_bytes)
+        .collect();
+    let bad: Vec<u8> = [f32::NAN; 3]
+        .into_iter()
+        .flat_map(f32::to_le_bytes)
+        .collect();
+    let long = [b'k'; 300];
+    let mut seeds = Vec::new();
+    for (name, operations) in [
+        ("none", &[][..]),
+        ("put", &[row(0, b"a", Some(&one[..]), None)]),
+        (
+            "several",
+            &[
+                row(0, b"new", Some(&one), Some(b"payload")),
+                row(1, &long, Some(&one[..8]), Some(b"")),
+                row(2, b"a", None, None),
+                row(0, b"new", None, None),
+                row(3, b"of a dropped one", Some(&one), None),
+            ],
+        ),
+        ("no-collection", &[row(4, b"a", Some(&one), None)]),
+        ("dimension", &[row(1, b"a", Some(&one), None)]),
+        ("not-a-number", &[row(0, b"a", Some(&bad), None)]),
+    ] {
+        seeds.push((name.to_owned(), fuzzing::encode_batch(operations)));
+    }
+    // A row with a payload whose bytes were changed: where, and to what.
+    let row = [row(0, b"a", Some(&one[..]), Some(b"ow"))];
+    for (name, changes) in [
+        ("reserved", &[(4, 1)][..]),
+        ("key-length", &[(10, 0)]),
+        ("flags", &[(9, 3)]),
+        ("payload-unflagged", &[(9, 0)]),
+        ("delete-of-a-row", &[(8, 2), (9, 0)]),
+        ("padding", &[(27, 0xFF)]),
+    ] {
+        let mut bytes = fuzzing::encode_batch(&row);
+        for (at, value) in changes {
+            bytes[*at] = *value;
+        }
+        seeds.push((name.to_owned(), bytes));
+    }
+    let mut trailing = fuzzing::encode_batch(&row);
+    trailing.push(0);
+    seeds.push(("trailing".to_owned(), trailing));
+    let made: [(&str, &[u8]); 8] = [
+        (
+            "made",
+            &[0x00, 1, 2, 3, 4, 0x18, 2, 5, 6, 7, 0x21, 0, 0x20, 1, 9],
+        ),
+        (
+            "made-long-key",
+            &[0x00, 0x90, 80, 1, 1, 2, 3, 0x01, 0x90, 80, 1],
+        ),
+        ("made-infinite", &[0x20, 1, 0xFE, 0x20, 2, 1]),
+        ("made-too-large", &[0x20, 1, 0xFD]),
+        ("made-no-direction", &[0x10, 1, 0, 0]),
+        ("made-tiny", &[0x10, 1, 0xFC, 0xFC]),
+        // One more than there is; a byte of the key's length; two bytes too many.
+        ("lies-count", &[0x00, 1, 2, 3, 4, 0xF0, 1, 0, 0, 0]),
+        (
+            "lies-length",
+            &[0x08, 1, 9, 2, 3, 4, 0xF3, 2, 0, 1, 0, 0, 0, 0xF1, 0, 0],
+        ),
+    ];
+    let owned = |(name, input): (&str, &[u8])| (name.to_owned(), input.to_vec());
+    seeds.extend(made.into_iter().map(owned));
+    seeds
 }
 
 fn deletions() -> Vec<u8> {

@@ -23,7 +23,7 @@ use esker_tests::sim::{Crash, SimEnv};
 use crate::forge;
 use crate::input::Input;
 
-const DIR: &str = "/db";
+pub(crate) const DIR: &str = "/db";
 /// Keys that are written once the damaged database is open: a new and an old one.
 const WRITTEN: [&str; 2] = ["a new key", "a 001"];
 
@@ -40,11 +40,9 @@ struct Base {
 
 /// Checks a database with the changes that `input` says.
 pub fn open_directory(input: &[u8]) {
-    static BASES: OnceLock<[Base; 3]> = OnceLock::new();
-    let bases = BASES.get_or_init(|| [only_a_log(), closed(), crashed()]);
     let mut input = Input(input);
     let first = input.u8();
-    let base = &bases[usize::from(first & 0x3F) % bases.len()];
+    let base = base(usize::from(first & 0x3F));
     let forged = first & 0x80 != 0;
     let mut files = base.files.clone();
     change(&mut files, &mut input, !forged);
@@ -68,6 +66,18 @@ pub fn open_directory(input: &[u8]) {
         }
         .check();
     }
+}
+
+/// One of the databases; any number will do.
+fn base(number: usize) -> &'static Base {
+    static BASES: OnceLock<[Base; 3]> = OnceLock::new();
+    let bases = BASES.get_or_init(|| [only_a_log(), closed(), crashed()]);
+    &bases[number % bases.len()]
+}
+
+/// The files of one of the databases, sorted by name.
+pub(crate) fn base_files(number: usize) -> &'static [(String, Vec<u8>)] {
+    &base(number).files
 }
 
 /// Applies changes: any number, or one to each file and one file gone at most.
@@ -107,7 +117,7 @@ fn change(files: &mut Vec<(String, Vec<u8>)>, input: &mut Input<'_>, once: bool)
 }
 
 /// A machine with these files on its disk.
-fn machine(files: &[(String, Vec<u8>)]) -> SimEnv {
+pub(crate) fn machine(files: &[(String, Vec<u8>)]) -> SimEnv {
     let env = SimEnv::new(99);
     env.create_dir(DIR.as_ref()).expect("the disk is empty");
     for (name, file) in files {
@@ -117,7 +127,7 @@ fn machine(files: &[(String, Vec<u8>)]) -> SimEnv {
     env
 }
 
-fn options(env: &SimEnv, map_mode: MapMode) -> Options {
+pub(crate) fn options(env: &SimEnv, map_mode: MapMode) -> Options {
     Options::new()
         .memory_budget(1 << 20)
         .memtable_bytes(64 << 10)

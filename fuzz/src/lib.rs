@@ -7,24 +7,30 @@
 //! Must not know: which fuzzer.
 #![warn(missing_docs)]
 
+mod batch;
 mod directory;
 mod forge;
 mod input;
 mod log;
+mod manifest;
 mod segment;
 
+pub use batch::batch_decode;
 pub use directory::open_directory;
 pub use log::log_replay;
+pub use manifest::manifest_replay;
 pub use segment::{base_segment, segment_open};
 
 /// What every target has.
 pub type Check = fn(&[u8]);
 
 /// The checks, by the names of their targets and corpora.
-pub const TARGETS: [(&str, Check); 3] = [
+pub const TARGETS: [(&str, Check); 5] = [
     ("log_replay", log_replay),
     ("segment_open", segment_open),
     ("open_directory", open_directory),
+    ("manifest_replay", manifest_replay),
+    ("batch_decode", batch_decode),
 ];
 
 /// Runs a check on the files that the command line names: what a target does

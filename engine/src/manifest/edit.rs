@@ -261,6 +261,9 @@ fn decode_collection(rest: &mut Reader<'_>) -> Result<Option<CollectionMeta>, St
         return Err(format!("an unknown element type {element}"));
     }
     let name = std::str::from_utf8(name).map_err(|_| "a collection name that is not UTF-8")?;
+    if !(1..=MAX_NAME_LEN).contains(&name.len()) {
+        return Err(format!("a collection name of {} bytes", name.len()));
+    }
     if !(1..=esker_segment::MAX_DIMENSION).contains(&dimension) {
         return Err(format!("a collection of dimension {dimension}"));
     }
@@ -389,6 +392,28 @@ mod tests {
         };
         assert_eq!(field(SAFE_TO_IGNORE | 500), Ok(Edit::default()));
         assert!(field(500).is_err());
+    }
+
+    /// What `create_collection` refuses is not read back either.
+    #[test]
+    fn a_name_has_1_to_255_bytes() {
+        let named = |len: usize| {
+            let meta = CollectionMeta {
+                id: CollectionId(0),
+                name: "x".repeat(len),
+                dimension: 2,
+                metric: Metric::L2,
+            };
+            let mut bytes = Vec::new();
+            Edit(vec![Field::CreateCollection(meta)]).encode(&mut bytes);
+            Edit::decode(&bytes)
+        };
+        for len in [1, MAX_NAME_LEN] {
+            assert!(named(len).is_ok(), "{len}");
+        }
+        for len in [0, MAX_NAME_LEN + 1, usize::from(u16::MAX)] {
+            assert!(named(len).is_err(), "{len}");
+        }
     }
 
     /// The tags' table in the format's document is the code's.

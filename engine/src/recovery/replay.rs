@@ -4,12 +4,14 @@
 //! successor's link back; what is not linked is debris of an open that was cut
 //! off. Invariants: every log but the newest must end exactly where its successor
 //! says; after a clean close the newest must end where the seal says; an operation
-//! that a segment already holds is skipped, so replaying twice changes nothing.
+//! that a segment already holds is skipped, so replaying twice changes nothing; a row
+//! is kept only if a writer would have let it in, so a flush will take it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use esker_segment::SeqNo;
+use esker_segment::distance::validate_vector;
 use esker_wal::{
     Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, ReplayEnd, ReplayError,
     SequencedFrame, read_header,
@@ -172,9 +174,13 @@ impl Opening {
         // Looked at whole before any of it is kept.
         let mut ops = 0_u32;
         let mut needed = false;
+        let mut components = Vec::new();
         decode(frame.payload, |index, operation| {
             ops = index + 1;
-            needed |= needs(state, frame, index, &operation).map_err(damaged)?;
+            if needs(state, frame, index, &operation).map_err(damaged)? {
+                needed = true;
+                check_vector(state, &operation, &mut components).map_err(|what| damaged(&what))?;
+            }
             Ok::<_, Error>(())
         })
         .map_err(damaged)??;
@@ -263,6 +269,33 @@ fn needs(
     Ok(frame.first_seqno + u64::from(index) > collection.flushed.0)
 }
 
+/// Whether a writer would have let the vector in. The log's CRCs say that it is what
+/// was written, not that this engine wrote it; a flush refuses what is not.
+fn check_vector(
+    state: &ManifestState,
+    operation: &Operation<'_>,
+    components: &mut Vec<f32>,
+) -> std::result::Result<(), String> {
+    let Operation::Put {
+        collection, vector, ..
+    } = operation
+    else {
+        return Ok(());
+    };
+    let Some(collection) = state.collections.get(collection) else {
+        return Ok(());
+    };
+    components.clear();
+    let (whole, _) = vector.as_chunks();
+    components.extend(whole.iter().copied().map(f32::from_le_bytes));
+    validate_vector(
+        collection.meta.metric,
+        collection.meta.dimension,
+        components,
+    )
+    .map_err(|error| format!("a vector that no writer lets in: {error}"))
+}
+
 /// Writes a replayed frame to the fresh log; returns that file's number.
 fn relog(frame: &Frame<'_>, log: &Log) -> Result<u64> {
     let mut copy = FrameBuf::new(frame.kind);
@@ -274,4 +307,43 @@ fn relog(frame: &Frame<'_>, log: &Log) -> Result<u64> {
         seqno_count: frame.seqno_count,
     };
     log.append(&mut [sequenced]).map_err(LogError::into_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::WriteBatch;
+    use crate::{CollectionOptions, Db, Metric, Options};
+
+    /// A log held vectors that no flush takes, and an open took them.
+    #[test]
+    fn a_vector_that_no_writer_lets_in_is_damage() {
+        for (metric, vector) in [
+            (Metric::L2, [1.0, f32::NAN]),
+            (Metric::L2, [f32::INFINITY, 1.0]),
+            (Metric::InnerProduct, [3e19, 3e19]),
+            (Metric::Cosine, [0.0, 0.0]),
+        ] {
+            let dir = tempfile::tempdir().expect("dir");
+            let db = Db::open(dir.path(), Options::new()).expect("opens");
+            let rows = db
+                .create_collection("rows", CollectionOptions::new(2, metric))
+                .expect("made");
+            rows.put("good", &[1.0, 2.0]).expect("written");
+            let mut batch = WriteBatch::new();
+            batch.push_unchecked(&Operation::Put {
+                collection: rows.id(),
+                key: b"bad",
+                vector: bytemuck::must_cast_slice(&vector),
+                payload: None,
+            });
+            db.write(batch).expect("nobody looked");
+            db.close().expect("closes");
+            let error = Db::open(dir.path(), Options::new()).err();
+            assert!(
+                matches!(&error, Some(Error::Corruption { offset, .. }) if *offset > 128),
+                "{metric}, {vector:?}: {error:?}"
+            );
+        }
+    }
 }
