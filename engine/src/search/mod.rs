@@ -36,6 +36,8 @@ const LEAST_SHARE: f64 = 0.25;
 /// How far beyond the k-th distance the next row of a walk may be before the
 /// walk is given up, in parts of that distance.
 const BEYOND: f32 = 0.1;
+/// Keys that are asked for ahead of their use; what a cache surely holds.
+const KEYS_AHEAD: usize = 64;
 /// Times that a walk is widened before the segment is scanned.
 const WIDENINGS: usize = 3;
 
@@ -179,6 +181,7 @@ impl<'a> Search<'a, '_> {
             self.stats.exact_fallbacks += usize::from(file.has_graph());
             self.scan_segment(segment, scratch)?;
         }
+        file.prefetch_keys(scratch.found.iter().map(|(_, row)| *row).take(KEYS_AHEAD));
         for &(distance, row) in &scratch.found {
             if self.top.excludes(distance) {
                 break;

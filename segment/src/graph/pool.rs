@@ -105,7 +105,7 @@ impl Pool {
     }
 
     /// All entries, nearest first.
-    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (f32, u32)> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (f32, u32)> + Clone {
         self.entries.iter().map(|entry| parts_of(*entry))
     }
 

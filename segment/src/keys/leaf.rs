@@ -19,6 +19,7 @@ use crate::id::Row;
 use crate::key::{Key, MAX_KEY_LEN};
 use crate::keys::common_prefix;
 use crate::layout::PAGE;
+use crate::prefetch::prefetch;
 use crate::wire::u32_at;
 
 /// Length of the counts at the start of a leaf.
@@ -61,6 +62,18 @@ impl<'a> Leaf<'a> {
             prefix,
             suffixes,
         })
+    }
+
+    /// Asks the processor for what the key in a slot of a leaf with `count` keys
+    /// is read from; where its suffix is can only be guessed.
+    pub(crate) fn prefetch(bytes: &[u8], count: usize, slot: usize) {
+        let suffixes = LEAF_PREFIX_LEN + LEAF_ROW_LEN * count;
+        let guess = suffixes + bytes.len().saturating_sub(suffixes) * slot / count.max(1);
+        let row = LEAF_PREFIX_LEN + 4 * slot;
+        let end = LEAF_PREFIX_LEN + 4 * count + 2 * slot;
+        for at in [0, row, end, suffixes, guess] {
+            prefetch::<1>(bytes.get(at..).unwrap_or_default());
+        }
     }
 
     /// The number of keys.
@@ -205,6 +218,7 @@ mod tests {
     use super::{Leaf, LeafBuilder, MAX_LEAF_LEN};
     use crate::id::Row;
     use crate::layout::PAGE;
+use crate::prefetch::prefetch;
     use proptest::prelude::*;
 
     fn leaf_of(keys: &[Vec<u8>]) -> Vec<u8> {

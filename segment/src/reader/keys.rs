@@ -10,6 +10,7 @@ use crate::error::SegmentError;
 use crate::id::Row;
 use crate::key::Key;
 use crate::keys::{FILTER_BLOCK_LEN, FilterBlock, Leaf};
+use crate::prefetch::prefetch;
 use crate::reader::Segment;
 use crate::source::SectionSource;
 use crate::wire::u32_at;
@@ -49,6 +50,33 @@ impl<S: SectionSource> Segment<S> {
         match self.key_of_rank(leaf, rank)? {
             (key, found) if found == row => Ok(key),
             _ => Err(self.leaf_corruption(leaf, "a row whose key is another row's")),
+        }
+    }
+
+    /// Asks the processor for what the keys of `rows` are read from, so that
+    /// reading one after another waits for memory about once, not several times a
+    /// key. Does nothing where keys are not in verified memory.
+    pub fn prefetch_keys(&self, rows: impl Iterator<Item = Row> + Clone) {
+        let ranks = self.source.verified(&self.sections.key_ranks);
+        let Some((ranks, leaves)) = ranks.zip(self.source.verified(&self.sections.keys)) else {
+            return;
+        };
+        for row in rows.clone() {
+            let at = row.0 as usize * 4;
+            prefetch::<1>(ranks.get(at..at + 4).unwrap_or_default());
+        }
+        for row in rows {
+            let Some(rank) = u32_at(ranks, row.0 as usize) else {
+                continue;
+            };
+            let leaf = self.fences.leaf_of_rank(rank);
+            let place = self.fences.ranks_of(leaf).zip(self.fences.bytes_of(leaf));
+            if let Some((of_leaf, bytes)) = place
+                && let Some(bytes) = leaves.get(bytes.start as usize..bytes.end as usize)
+            {
+                let slot = rank.wrapping_sub(of_leaf.start) as usize;
+                Leaf::prefetch(bytes, of_leaf.len(), slot);
+            }
         }
     }
 

@@ -28,7 +28,7 @@ pub struct SearchScratch(WalkScratch);
 impl SearchScratch {
     /// The rows that the last walk found, nearest first, equal distances in row
     /// order.
-    pub fn candidates(&self) -> impl ExactSizeIterator<Item = (f32, Row)> {
+    pub fn candidates(&self) -> impl ExactSizeIterator<Item = (f32, Row)> + Clone {
         self.0
             .pool
             .iter()
