@@ -7,13 +7,14 @@ use esker_segment::{GraphParams, MAX_DEGREE, MIN_DEGREE, SegmentId};
 
 use crate::error::{Error, Result};
 
-/// R. More neighbours find more with one list and cost more to visit; 32 is
-/// where QPS at a recall@10 of 0.95 peaks on the data sets of `docs/benchmarks.md`.
+/// R. More neighbours find more with one list and cost more to visit: a recall@10
+/// of 0.95 takes about as many distances with 24 as with 48, and a build takes
+/// half the time (docs/benchmarks.md).
 pub const DEFAULT_MAX_DEGREE: u32 = 32;
-/// L of an insertion.
-pub const DEFAULT_L_BUILD: u32 = 64;
-/// Alpha of the second pass, for squared distances.
-pub const DEFAULT_ALPHA: f32 = 1.2;
+/// L of an insertion in the second pass; the first has half of it.
+pub const DEFAULT_L_BUILD: u32 = 80;
+/// Alpha of the second pass, for squared distances; the first has 1.
+pub const DEFAULT_ALPHA: f32 = 1.3;
 /// Below this many rows a scan is about as fast as a walk with a small L.
 pub const DEFAULT_GRAPH_MIN_ROWS: u32 = 4096;
 

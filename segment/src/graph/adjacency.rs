@@ -5,6 +5,9 @@
 //! them in as few cache lines as they need. Invariant: a list never exceeds its
 //! stride. Must not know: distances.
 
+use std::io;
+
+use crate::graph::pages::Pages;
 use crate::prefetch::prefetch;
 
 /// Ends a list that is shorter than R; no segment has a row of this number.
@@ -14,17 +17,22 @@ pub(crate) const NO_ROW: u32 = u32::MAX;
 pub(crate) struct Adjacency {
     stride: usize,
     start: u32,
-    places: Vec<u32>,
+    places: Pages<u32>,
 }
 
 impl Adjacency {
     /// No edges yet, with room for `stride` of each row.
-    pub(crate) fn new(rows: u32, stride: usize, start: u32) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(crate) fn new(rows: u32, stride: usize, start: u32) -> io::Result<Self> {
+        let mut places = Pages::zeroed(rows as usize * stride)?;
+        places.as_mut_slice().fill(NO_ROW);
+        Ok(Self {
             stride,
             start,
-            places: vec![NO_ROW; rows as usize * stride],
-        }
+            places,
+        })
     }
 
     /// Where every walk begins.
@@ -38,18 +46,19 @@ impl Adjacency {
 
     pub(crate) fn rows(&self) -> u32 {
         // As many as it was made for.
-        (self.places.len() / self.stride.max(1)) as u32
+        (self.places.as_slice().len() / self.stride.max(1)) as u32
     }
 
     /// All places, row after row.
     pub(crate) fn places(&self) -> &[u32] {
-        &self.places
+        self.places.as_slice()
     }
 
     #[inline]
     fn list(&self, row: u32) -> &[u32] {
         let start = row as usize * self.stride;
         self.places
+            .as_slice()
             .get(start..start + self.stride)
             .unwrap_or_default()
     }
@@ -63,7 +72,11 @@ impl Adjacency {
     /// Replaces a row's out-neighbours by at most as many as the stride.
     pub(crate) fn set(&mut self, row: u32, list: &[u32]) {
         let start = row as usize * self.stride;
-        if let Some(places) = self.places.get_mut(start..start + self.stride) {
+        if let Some(places) = self
+            .places
+            .as_mut_slice()
+            .get_mut(start..start + self.stride)
+        {
             let ended = list.iter().copied().chain(std::iter::repeat(NO_ROW));
             places.iter_mut().zip(ended).for_each(|(p, n)| *p = n);
         }

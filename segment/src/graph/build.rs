@@ -36,13 +36,13 @@ pub(crate) fn build(
     check: impl Fn() -> Result<(), SegmentError>,
 ) -> Result<Adjacency, SegmentError> {
     let rows = vectors.rows();
-    let degree = params.max_degree as usize;
+    let slack = (params.max_degree as f32 * SLACK) as usize;
     let mut builder = Builder {
         vectors,
         params,
         executor,
-        slack: (degree as f32 * SLACK) as usize,
-        graph: Adjacency::new(rows, (degree as f32 * SLACK) as usize, vectors.medoid()),
+        slack,
+        graph: Adjacency::new(rows, slack, vectors.medoid())?,
         scratch: Mutex::new(Vec::new()),
     };
     let order = shuffled(rows, params.seed);
@@ -58,12 +58,17 @@ pub(crate) fn build(
                 largest
             };
             let batch = order.get(done..order.len().min(done + size));
-            builder.insert(batch.unwrap_or_default(), alpha);
+            let l = if pass == 0 {
+                params.l_build / 2
+            } else {
+                params.l_build
+            };
+            builder.insert(batch.unwrap_or_default(), alpha, l.max(1) as usize);
             done += size;
         }
     }
     check()?;
-    Ok(builder.finish())
+    builder.finish()
 }
 
 /// All rows in an order that the seed decides.
@@ -118,11 +123,11 @@ impl Lists {
 }
 
 impl Builder<'_> {
-    fn insert(&mut self, batch: &[u32], alpha: f32) {
+    fn insert(&mut self, batch: &[u32], alpha: f32, l: usize) {
         let forward = self.tasks(batch, |builder, rows, scratch| {
             let mut lists = Lists::default();
             for &row in rows {
-                builder.choose(row, alpha, scratch);
+                builder.choose(row, alpha, l, scratch);
                 lists.push(row, &scratch.chosen);
             }
             lists
@@ -170,7 +175,7 @@ impl Builder<'_> {
     }
 
     /// The neighbours of a row by what a walk to it meets.
-    fn choose(&self, row: u32, alpha: f32, scratch: &mut Scratch) {
+    fn choose(&self, row: u32, alpha: f32, l: usize, scratch: &mut Scratch) {
         let space = FromRow {
             vectors: self.vectors,
             graph: &self.graph,
@@ -181,7 +186,7 @@ impl Builder<'_> {
         let Ok(_) = walk(
             &space,
             self.graph.start(),
-            self.params.l_build as usize,
+            l,
             &mut scratch.walk,
             |distance, row, _| {
                 candidates.push((distance, row));
@@ -234,7 +239,7 @@ impl Builder<'_> {
     }
 
     /// Prunes what exceeds R, and drops the slack.
-    fn finish(self) -> Adjacency {
+    fn finish(self) -> Result<Adjacency, SegmentError> {
         let rows: Vec<u32> = (0..self.vectors.rows()).collect();
         let degree = self.params.max_degree as usize;
         let lists = self.tasks(&rows, |builder, rows, scratch| {
@@ -251,11 +256,11 @@ impl Builder<'_> {
             }
             lists
         });
-        let mut graph = Adjacency::new(self.vectors.rows(), degree, self.graph.start());
+        let mut graph = Adjacency::new(self.vectors.rows(), degree, self.graph.start())?;
         for (row, list) in lists.iter().flat_map(Lists::iter) {
             graph.set(row, list);
         }
-        graph
+        Ok(graph)
     }
 }
 

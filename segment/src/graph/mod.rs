@@ -9,6 +9,7 @@
 mod adjacency;
 mod build;
 mod executor;
+mod pages;
 mod pool;
 mod prune;
 mod random;

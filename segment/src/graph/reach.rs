@@ -121,7 +121,8 @@ mod tests {
     use crate::metric::Metric;
 
     fn line(rows: u32) -> BuildVectors {
-        BuildVectors::of(Metric::L2, 1, (0..rows).map(|row| vec![row as f32])).unwrap()
+        let rows: Vec<_> = (0..rows).map(|row| vec![row as f32]).collect();
+        BuildVectors::of(Metric::L2, 1, &rows).unwrap()
     }
 
     fn reachable(graph: &Adjacency) -> usize {
@@ -139,7 +140,7 @@ mod tests {
     fn islands_are_connected_within_the_degree() {
         for degree in 1..5 {
             // Rings of five rows that know nothing of each other.
-            let mut graph = Adjacency::new(40, degree, 17);
+            let mut graph = Adjacency::new(40, degree, 17).unwrap();
             for row in 0..40 {
                 let ring = row / 5 * 5;
                 let list: Vec<u32> = (1..=degree as u32).map(|n| ring + (row + n) % 5).collect();
@@ -153,14 +154,14 @@ mod tests {
 
     #[test]
     fn a_connected_graph_is_left_alone() {
-        let mut graph = Adjacency::new(40, 2, 0);
+        let mut graph = Adjacency::new(40, 2, 0).unwrap();
         (0..40).for_each(|row| graph.set(row, &[(row + 1) % 40]));
         assert_eq!(connect(&line(40), &mut graph).unwrap(), 0);
     }
 
     #[test]
     fn no_edges_at_all_become_a_path() {
-        let mut graph = Adjacency::new(9, 1, 4);
+        let mut graph = Adjacency::new(9, 1, 4).unwrap();
         assert_eq!(connect(&line(9), &mut graph).unwrap(), 8);
         assert_eq!(reachable(&graph), 9);
     }

@@ -236,7 +236,7 @@ fn parameters_out_of_range_are_refused() {
 #[test]
 fn the_nearest_by_the_transformed_space_is_the_largest_by_inner_product() {
     let rows = clustered(300, 6, 9);
-    let made = super::vectors::BuildVectors::of(Metric::InnerProduct, 6, rows.iter().cloned());
+    let made = super::vectors::BuildVectors::of(Metric::InnerProduct, 6, &rows);
     let made = made.unwrap();
     let norm = |v: &[f32]| v.iter().map(|x| f64::from(x * x)).sum::<f64>();
     let first = norm(made.row(0));

@@ -9,10 +9,13 @@
 //! spaces", RecSys 2014). Invariant: what is made here is the builder's alone and
 //! never stored. Must not know: edges.
 
+use std::borrow::Cow;
+
 use diskann_vector::distance::{Distance, Metric as Kernel};
 
 use crate::distance::squared_norm;
 use crate::error::SegmentError;
+use crate::graph::pages::Pages;
 use crate::id::Row;
 use crate::metric::Metric;
 use crate::prefetch::prefetch;
@@ -21,7 +24,8 @@ use crate::writer::RowSource;
 /// The rows of a segment to be, in build space.
 pub(crate) struct BuildVectors {
     dimension: usize,
-    components: Vec<f32>,
+    count: u32,
+    components: Pages<f32>,
     kernel: Distance<f32, f32>,
 }
 
@@ -32,81 +36,62 @@ impl BuildVectors {
         metric: Metric,
         dimension: u32,
     ) -> Result<Self, SegmentError> {
-        let mut made = Self::empty(metric, dimension, rows.rows());
-        let mut norms = Vec::new();
-        for row in (0..rows.rows()).map(Row) {
-            made.push(metric, &rows.vector(row)?, &mut norms)?;
-        }
-        Ok(made.augmented(&norms))
+        Self::make(metric, dimension, rows.rows(), |row| rows.vector(Row(row)))
     }
 
-    fn empty(metric: Metric, dimension: u32, rows: u32) -> Self {
-        let dimension = match metric {
-            Metric::L2 | Metric::Cosine => dimension as usize,
-            Metric::InnerProduct => dimension as usize + 1,
-        };
-        Self {
-            dimension,
-            components: Vec::with_capacity(rows as usize * dimension),
-            kernel: Distance::new(Kernel::L2, Some(dimension)),
-        }
-    }
-
-    fn push(
-        &mut self,
+    fn make<'a>(
         metric: Metric,
-        vector: &[f32],
-        norms: &mut Vec<f64>,
-    ) -> Result<(), SegmentError> {
-        let stored = self.dimension - usize::from(metric == Metric::InnerProduct);
-        if vector.len() != stored {
-            return Err(SegmentError::invalid("a row of another dimension"));
-        }
-        match metric {
-            Metric::L2 => self.components.extend_from_slice(vector),
-            Metric::Cosine => {
-                let scale = 1.0 / squared_norm(vector).sqrt();
-                let unit = vector.iter().map(|x| (f64::from(*x) * scale) as f32);
-                self.components.extend(unit);
+        stored: u32,
+        count: u32,
+        read: impl Fn(u32) -> Result<Cow<'a, [f32]>, SegmentError>,
+    ) -> Result<Self, SegmentError> {
+        let stored = stored as usize;
+        let dimension = stored + usize::from(metric == Metric::InnerProduct);
+        let mut components = Pages::zeroed(count as usize * dimension)?;
+        let mut norms = Vec::new();
+        let places = components.as_mut_slice().chunks_exact_mut(dimension);
+        for (row, place) in (0..count).zip(places) {
+            let vector = read(row)?;
+            if vector.len() != stored {
+                return Err(SegmentError::invalid("a row of another dimension"));
             }
-            Metric::InnerProduct => {
-                self.components.extend_from_slice(vector);
-                self.components.push(0.0);
-                norms.push(squared_norm(vector));
+            let norm = squared_norm(&vector);
+            let scale = match metric {
+                Metric::L2 | Metric::InnerProduct => 1.0,
+                Metric::Cosine => 1.0 / norm.sqrt(),
+            };
+            for (place, x) in place.iter_mut().zip(&*vector) {
+                *place = (f64::from(*x) * scale) as f32;
             }
+            norms.push(norm);
         }
-        Ok(())
-    }
-
-    /// Fills the extra component, if there is one, from the squared norms.
-    fn augmented(mut self, norms: &[f64]) -> Self {
-        let largest = norms.iter().copied().fold(0.0, f64::max);
-        let rows = self.components.chunks_exact_mut(self.dimension);
-        for (row, norm) in rows.zip(norms) {
-            if let Some(last) = row.last_mut() {
+        if metric == Metric::InnerProduct {
+            let largest = norms.iter().copied().fold(0.0, f64::max);
+            let places = components.as_mut_slice().chunks_exact_mut(dimension);
+            for (last, norm) in places.filter_map(<[f32]>::last_mut).zip(norms) {
                 *last = (largest - norm).max(0.0).sqrt() as f32;
             }
         }
-        self
+        Ok(Self {
+            dimension,
+            count,
+            components,
+            kernel: Distance::new(Kernel::L2, Some(dimension)),
+        })
     }
 
     #[cfg(test)]
     pub(crate) fn of(
         metric: Metric,
         dimension: u32,
-        rows: impl Iterator<Item = Vec<f32>>,
+        rows: &[Vec<f32>],
     ) -> Result<Self, SegmentError> {
-        let mut made = Self::empty(metric, dimension, 0);
-        let mut norms = Vec::new();
-        for row in rows {
-            made.push(metric, &row, &mut norms)?;
-        }
-        Ok(made.augmented(&norms))
+        let read = |row: u32| Ok(Cow::Borrowed(rows[row as usize].as_slice()));
+        Self::make(metric, dimension, rows.len() as u32, read)
     }
 
     pub(crate) fn rows(&self) -> u32 {
-        // As many as a row source had.
-        (self.components.len() / self.dimension) as u32
+        self.count
     }
 
     /// A row's components; empty for a row that is not there.
@@ -114,6 +99,7 @@ impl BuildVectors {
     pub(crate) fn row(&self, row: u32) -> &[f32] {
         let start = row as usize * self.dimension;
         self.components
+            .as_slice()
             .get(start..start + self.dimension)
             .unwrap_or_default()
     }
@@ -132,14 +118,14 @@ impl BuildVectors {
     /// The row nearest to the mean of all.
     pub(crate) fn medoid(&self) -> u32 {
         let mut sums = vec![0.0f64; self.dimension];
-        for row in self.components.chunks_exact(self.dimension) {
+        for row in self.components.as_slice().chunks_exact(self.dimension) {
             for (sum, x) in sums.iter_mut().zip(row) {
                 *sum += f64::from(*x);
             }
         }
         let count = f64::from(self.rows());
         let mean: Vec<f32> = sums.iter().map(|sum| (sum / count) as f32).collect();
-        let distances = self.components.chunks_exact(self.dimension);
+        let distances = self.components.as_slice().chunks_exact(self.dimension);
         distances
             .map(|row| self.kernel.call(&mean, row))
             .zip(0u32..)

@@ -218,7 +218,6 @@ mod tests {
     use super::{Leaf, LeafBuilder, MAX_LEAF_LEN};
     use crate::id::Row;
     use crate::layout::PAGE;
-use crate::prefetch::prefetch;
     use proptest::prelude::*;
 
     fn leaf_of(keys: &[Vec<u8>]) -> Vec<u8> {
