@@ -225,6 +225,12 @@ pub(crate) struct Search {
     /// Number of rows to print
     #[arg(short, default_value_t = 10)]
     pub(crate) k: usize,
+    /// Rows kept in the search list of a graph; more find more and take longer
+    #[arg(short, value_name = "ROWS", conflicts_with = "exact")]
+    pub(crate) l: Option<usize>,
+    /// Compare every row instead of walking graphs
+    #[arg(long)]
+    pub(crate) exact: bool,
     /// Print one JSON array
     #[arg(long)]
     pub(crate) json: bool,

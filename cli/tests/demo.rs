@@ -47,8 +47,8 @@ fn the_demo_loses_nothing_and_leaves_nothing() {
         panic!("{line}");
     };
     assert_eq!(line.split("  ").count(), 4, "{line}");
-    // Search is exact; a rounding of the tenth distance may cost one hit in 2,000.
-    assert!(recall.parse::<f64>().unwrap() >= 0.999, "{line}");
+    assert!(recall.parse::<f64>().unwrap() >= 0.98, "{line}");
+    assert!(out.contains("a graph over 5000 rows"), "{out}");
     assert_eq!(back, acked, "{line}");
     let acked: usize = acked.parse().unwrap();
     assert!(

@@ -18,6 +18,12 @@ pub(crate) fn stats(args: &Stats) -> Result<(), Failure> {
         ("segments", json!(stats.segments)),
         ("segment_bytes", json!(stats.segment_bytes)),
         ("segment_rows", json!(stats.segment_rows)),
+        ("graph_rows", json!(stats.graph_rows)),
+        ("graph_bytes", json!(stats.graph_bytes)),
+        (
+            "least_sampled_recall",
+            json!(stats.least_sampled_recall.map(rounded)),
+        ),
         ("log_bytes", json!(stats.log_bytes)),
         ("memtable_heap_bytes", json!(stats.memtable_bytes)),
         ("segment_heap_bytes", json!(stats.segment_heap_bytes)),
@@ -39,6 +45,11 @@ pub(crate) fn stats(args: &Stats) -> Result<(), Failure> {
         ))?;
     }
     Ok(())
+}
+
+/// A share with four digits, as many as the sample has.
+fn rounded(share: f32) -> f64 {
+    (f64::from(share) * 1e4).round() / 1e4
 }
 
 /// Rows and settings of each collection, by name.

@@ -32,7 +32,12 @@ pub(crate) fn get(args: &Get) -> Result<(), Failure> {
 pub(crate) fn search(args: &Search) -> Result<(), Failure> {
     let (db, collection) = open_collection(&args.at)?;
     let query = query(args, &collection)?;
-    let options = SearchOptions::new(args.k).with_payloads(true);
+    let mut options = SearchOptions::new(args.k)
+        .with_payloads(true)
+        .exact(args.exact);
+    if let Some(l) = args.l {
+        options = options.l_search(l);
+    }
     let hits = collection.search(&query, &options)?.hits;
     db.close()?;
     let shown = hits.iter().map(|hit| {

@@ -24,6 +24,8 @@ pub(crate) struct Answers {
     pub(crate) p50_us: u128,
     /// Microseconds that 99 of 100 searches took at most.
     pub(crate) p99_us: u128,
+    /// Rows that a search compared with its query, on average.
+    pub(crate) compared: u64,
 }
 
 /// Asks every query once, after one unmeasured search that touches every page.
@@ -37,12 +39,13 @@ pub(crate) fn ask_all(collection: &Collection, data: &DemoData) -> Result<Answer
     if let Some(query) = data.queries().next() {
         collection.search(query.vector, &options)?;
     }
-    let mut found = 0;
+    let (mut found, mut compared) = (0, 0);
     let mut micros = Vec::new();
     for query in data.queries() {
         let started = Instant::now();
         let result = collection.search(query.vector, &options)?;
         micros.push(started.elapsed().as_micros());
+        compared += result.stats.distances;
         let distance = |row| distance(Metric::Cosine, query.vector, data.vector(row));
         let kth = query
             .truth
@@ -60,6 +63,7 @@ pub(crate) fn ask_all(collection: &Collection, data: &DemoData) -> Result<Answer
         recall: found as f64 / (data.queries().len() * K) as f64,
         p50_us: percentile(&micros, 50).unwrap_or_default(),
         p99_us: percentile(&micros, 99).unwrap_or_default(),
+        compared: compared / (data.queries().len() as u64).max(1),
     })
 }
 

@@ -43,6 +43,11 @@ pub(crate) fn run(args: &Demo) -> Result<(), Failure> {
     finish_load(&db, &collection, &glosses, recovered.acknowledged)?;
     let answers = answers::ask_all(&collection, &data)?;
     print_line(format_args!(
+        "a graph over {} rows; a search compares {} of them",
+        db.stats().graph_rows,
+        answers.compared
+    ))?;
+    print_line(format_args!(
         "recall@10 {:.3}  p50 {} us  p99 {} us  recovered {} of {} acknowledged",
         answers.recall, answers.p50_us, answers.p99_us, recovered.recovered, recovered.acknowledged
     ))?;

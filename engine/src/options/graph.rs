@@ -15,8 +15,8 @@ pub const DEFAULT_MAX_DEGREE: u32 = 32;
 pub const DEFAULT_L_BUILD: u32 = 80;
 /// Alpha of the second pass, for squared distances; the first has 1.
 pub const DEFAULT_ALPHA: f32 = 1.3;
-/// Below this many rows a scan is about as fast as a walk with a small L.
-pub const DEFAULT_GRAPH_MIN_ROWS: u32 = 4096;
+/// Below this many rows a scan takes no longer than a walk with the default L.
+pub const DEFAULT_GRAPH_MIN_ROWS: u32 = 2048;
 
 /// How graphs are built.
 ///

@@ -28,9 +28,10 @@ use limits::Limits;
 use scratch::Scratch;
 pub(crate) use scratch::ScratchPool;
 
-/// A scan of this many rows takes about as long as a walk with L = 1 would, if
-/// walks took time in proportion to L (docs/benchmarks.md).
-const SCAN_ROWS_PER_L: u64 = 128;
+/// Rows for each of L up to which a scan is taken instead of a walk: it takes no
+/// longer and is exact. Measured from 25 (384 dimensions) to 70 (100 dimensions),
+/// docs/benchmarks.md.
+const SCAN_ROWS_PER_L: u64 = 32;
 /// Least share of L that a segment is searched with, however small.
 const LEAST_SHARE: f64 = 0.25;
 /// How far beyond the k-th distance the next row of a walk may be before the
