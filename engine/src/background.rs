@@ -222,7 +222,8 @@ impl Core {
     }
 }
 
-/// Lowers the calling thread's priority: a merge can wait, a writer should not.
+/// Lowers the calling thread's priority: a merge or a graph can wait, a writer
+/// or a search should not.
 #[cfg(target_os = "linux")]
 fn yield_to_others() {
     /// Weighs a tenth of a thread at the default of 0.
@@ -260,10 +261,13 @@ impl Executor for BuildThreads {
         };
         std::thread::scope(|scope| {
             // The calling thread works too; one that cannot be started is missed
-            // by nobody. On Linux they inherit its priority.
+            // by nobody.
             for _ in 1..self.0.get().min(count) {
                 let thread = std::thread::Builder::new().name("esker-build".to_owned());
-                let _ = thread.spawn_scoped(scope, work);
+                let _ = thread.spawn_scoped(scope, || {
+                    yield_to_others();
+                    work();
+                });
             }
             work();
         });

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{CollectionId, Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
@@ -90,32 +90,56 @@ impl Core {
         let output = if contents.rows.is_empty() {
             None
         } else {
-            let source = MemtableRows {
-                memtable,
-                contents: &contents,
-                cancel: &self.cancel,
-            };
-            let with_graph = self.flush_builds_graph(info.id, contents.rows.len());
-            Some(self.write_segment(info, &source, with_graph, || None)?)
+            Some(self.write_flushed(info, memtable, &contents)?)
         };
         self.commit_flush(info.id, memtable, base, &contents, superseded, output)
     }
 
-    /// Whether a flush of this many rows builds its graph itself. Not while
-    /// others wait for it, nor if a merge is due that takes the rows in: a bulk
-    /// load would build graph after graph to throw them away. The policy sees to
-    /// it that what is left without one gets it.
-    fn flush_builds_graph(&self, id: CollectionId, rows: usize) -> bool {
-        let (view, _) = self.published.get();
-        let waiting: usize = view.collections.values().map(|c| c.frozen.len()).sum();
-        let Some(collection) = view
-            .collections
-            .get(&id)
-            .filter(|_| self.options.auto_compact)
-        else {
-            return true;
+    /// Writes the rows, with their graph unless others wait for the flush or come
+    /// to wait for it, or a merge is due that takes the rows in: a bulk load would
+    /// build graph after graph to throw them away, and stall meanwhile. The policy
+    /// sees to it that what is left without a graph gets it.
+    fn write_flushed(
+        &self,
+        info: &CollectionInfo,
+        memtable: &Memtable,
+        contents: &Contents,
+    ) -> Result<SegmentFile> {
+        let closing = || self.cancel.load(Ordering::Relaxed);
+        let rows = MemtableRows {
+            memtable,
+            contents,
+            give_up: &closing,
         };
-        waiting <= 1 && !self.is_due(&collection.version, &[], rows as u64)
+        if !self.others_wait() && !self.is_merge_due(info.id, contents.rows.len() as u64) {
+            let give_up = || closing() || self.others_wait();
+            let rows = MemtableRows {
+                give_up: &give_up,
+                ..rows
+            };
+            match self.write_segment(info, &rows, true, || None) {
+                Err(Error::Closed) if !closing() => {}
+                written => return written,
+            }
+        }
+        self.write_segment(info, &rows, false, || None)
+    }
+
+    /// Whether more memtables than the one being flushed are frozen.
+    fn others_wait(&self) -> bool {
+        let (view, _) = self.published.get();
+        view.collections
+            .values()
+            .map(|c| c.frozen.len())
+            .sum::<usize>()
+            > 1
+    }
+
+    /// Whether a new segment of this many rows would at once be merged.
+    fn is_merge_due(&self, id: CollectionId, rows: u64) -> bool {
+        let (view, _) = self.published.get();
+        let collection = view.collections.get(&id);
+        self.options.auto_compact && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }
 
     fn commit_flush(
@@ -248,7 +272,7 @@ fn changed_deletions(
 struct MemtableRows<'a> {
     memtable: &'a Memtable,
     contents: &'a Contents,
-    cancel: &'a AtomicBool,
+    give_up: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl RowSource for MemtableRows<'_> {
@@ -280,7 +304,7 @@ impl RowSource for MemtableRows<'_> {
     }
 
     fn check_cancelled(&self) -> std::result::Result<(), SegmentError> {
-        if self.cancel.load(Ordering::Relaxed) {
+        if (self.give_up)() {
             return Err(SegmentError::Cancelled);
         }
         Ok(())
