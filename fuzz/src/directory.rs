@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 
 use esker::env::Storage;
 use esker::{
-    Background, Collection, CollectionOptions, Db, Key, MapMode, Metric, Options, Result,
-    SearchOptions,
+    Background, Collection, CollectionOptions, Db, GraphOptions, Key, MapMode, Metric, Options,
+    Result, SearchOptions,
 };
 use esker_segment::distance::{Query, inverse_norm};
 use esker_tests::sim::{Crash, SimEnv};
@@ -131,6 +131,7 @@ pub(crate) fn options(env: &SimEnv, map_mode: MapMode) -> Options {
     Options::new()
         .memory_budget(1 << 20)
         .memtable_bytes(64 << 10)
+        .graph(GraphOptions::new().min_rows(2).max_degree(4).l_build(16))
         .log_file_bytes(4 << 10)
         .max_log_bytes(256 << 10)
         .background(Background::Manual)
@@ -303,7 +304,15 @@ const K: usize = 4;
 
 fn search(collection: &Collection) -> Result<Vec<(Key, u32)>> {
     let query = vector(collection.dimension(), 77);
-    let found = collection.search(&query, &SearchOptions::new(K).with_payloads(true))?;
+    // The least L makes a walk of it; what it finds depends on the graph.
+    let walked = collection
+        .search(&query, &SearchOptions::new(K).l_search(K))?
+        .hits;
+    assert!(walked.is_sorted_by(|a, b| a.distance.total_cmp(&b.distance).is_le()));
+    let found = collection.search(
+        &query,
+        &SearchOptions::new(K).exact(true).with_payloads(true),
+    )?;
     Ok(found
         .hits
         .into_iter()

@@ -12,9 +12,9 @@ use std::sync::{Arc, OnceLock};
 
 use esker_segment::distance::{Query, inverse_norm};
 use esker_segment::{
-    BlockCache, Bytes, CollectionId, DeletionVector, Expected, FileId, Key, Memory, Metric, Paged,
-    ReadAt, Row, RowSource, SectionSource, Segment, SegmentError, SegmentId, SegmentParams, SeqNo,
-    deletion, layout, write_segment,
+    BlockCache, Bytes, CollectionId, DeletionVector, Expected, FileId, GraphBuild, GraphParams,
+    Inline, Key, Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, SectionSource,
+    Segment, SegmentError, SegmentId, SegmentParams, SeqNo, deletion, layout, write_segment,
 };
 use esker_tests::rng::Rng;
 
@@ -134,6 +134,9 @@ struct Answers {
     keys: (Vec<(Key, Row)>, bool),
     found: Vec<Option<Option<Row>>>,
     nearest: Option<Vec<(u32, Row)>>,
+    /// What walks with a small and a large L find, block by block and, once all
+    /// is verified, in place.
+    walks: [Option<Vec<(u32, Row)>>; 4],
     verified: bool,
 }
 
@@ -169,6 +172,13 @@ impl Answers {
             found: asked.iter().map(|key| segment.find(key).ok()).collect(),
             keys: (keys, broken),
             nearest: nearest(segment),
+            walks: {
+                let before = [SMALL_L, LARGE_L].map(|l| walk(segment, l));
+                let _ = segment.verify();
+                let [small, large] = before;
+                let [again_small, again_large] = [SMALL_L, LARGE_L].map(|l| walk(segment, l));
+                [small, large, again_small, again_large]
+            },
             verified: segment.verify().is_ok(),
         }
     }
@@ -195,6 +205,13 @@ impl Answers {
         right.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(b.1)));
         let right: Vec<_> = right.iter().take(K).map(|r| (r.0.to_bits(), r.2)).collect();
         assert_eq!(self.nearest, Some(right));
+        let [small, large, again_small, again_large] = &self.walks;
+        assert_eq!((small, large), (again_small, again_large));
+        let large = large.as_ref().expect("verified");
+        assert!(large.is_sorted_by_key(|(d, row)| (ordered(*d), row.0)));
+        if segment.has_graph() {
+            assert_eq!(large.len(), keys.len(), "rows that no walk meets");
+        }
         for answer in &self.rows {
             assert!(answer.vector.is_some() && answer.norm.is_some() && answer.key.is_some());
             let len = answer.payload.as_ref().expect("verified").as_ref();
@@ -242,6 +259,29 @@ fn nearest<S: SectionSource>(segment: &Segment<S>) -> Option<Vec<(u32, Row)>> {
     Some(out.into_iter().map(|(d, row)| (d.to_bits(), row)).collect())
 }
 
+/// A few rows, and more than a small segment has.
+const SMALL_L: usize = 3;
+const LARGE_L: usize = MOST_ROWS as usize;
+
+fn walk<S: SectionSource>(segment: &Segment<S>, l: usize) -> Option<Vec<(u32, Row)>> {
+    let mut scratch = SearchScratch::default();
+    let go_on = |_, _: &_| Ok::<_, SegmentError>(true);
+    let walk = segment
+        .walk(&query(segment)?, l, &mut scratch, go_on)
+        .ok()?;
+    let rows = u64::from(segment.rows());
+    assert!(walk.finished && walk.visited <= rows && walk.distances <= rows);
+    let found = scratch.candidates();
+    assert!(found.len() <= l.min(rows as usize));
+    Some(found.map(|(d, row)| (d.to_bits(), row)).collect())
+}
+
+/// The bits of a float as a number that orders as `total_cmp` does.
+fn ordered(bits: u32) -> i32 {
+    let bits = bits as i32;
+    bits ^ (((bits >> 31) as u32) >> 1) as i32
+}
+
 /// The first entry of a deletions file, with the location that a manifest would give.
 fn read_deletions(file: &[u8]) {
     const ROWS: u32 = 200_000;
@@ -285,7 +325,8 @@ impl ReadAt for Device {
     }
 }
 
-/// A small segment: 0 has payloads and norms, 1 several leaves, 2 long keys.
+/// A small segment: 0 has payloads, norms and a graph, 1 several leaves and a
+/// graph, 2 long keys.
 pub fn base_segment(number: usize) -> Vec<u8> {
     let (metric, dimension, rows) = match number {
         0 => (Metric::Cosine, 4, 24),
@@ -300,8 +341,23 @@ pub fn base_segment(number: usize) -> Vec<u8> {
         metric,
     };
     let mut file = Vec::new();
-    write_segment(&Rows::new(number, dimension, rows), &params, None, &mut file)
-        .expect("the rows are legal");
+    let build = GraphBuild {
+        params: GraphParams {
+            max_degree: 4,
+            l_build: 16,
+            alpha: 1.2,
+            seed: 1,
+        },
+        executor: &Inline,
+    };
+    let graph = (number < 2).then_some(&build);
+    write_segment(
+        &Rows::new(number, dimension, rows),
+        &params,
+        graph,
+        &mut file,
+    )
+    .expect("the rows are legal");
     file
 }
 
