@@ -1,8 +1,8 @@
 //! Which segments to merge, as a pure function.
 //!
 //! Owns the triggers and the choice. Invariants: a plan has at least two inputs
-//! or one that holds deleted rows or lacks a graph, so every merge reduces segments,
-//! garbage or segments without a graph, and a sequence of merges without writes ends; the largest input of a size-tier
+//! or one that holds deleted rows or lacks a graph, so every merge reduces
+//! segments, garbage or missing graphs, and a sequence of merges without writes ends; the largest input of a size-tier
 //! merge is at most as large as the others together, so a row is rewritten at most
 //! about log2(rows / flushed rows) times; an output never exceeds the row limit.
 //! Must not know: files, the manifest, who runs the plan.
@@ -11,6 +11,10 @@ use esker_segment::SegmentId;
 
 /// Most rows that one segment may hold.
 pub const MAX_ROWS: u64 = u32::MAX as u64 - 1;
+
+/// A segment without a graph that is so many times larger than the merge that is
+/// due comes first: under steady writes some small merge is always due.
+const GRAPH_FIRST: u64 = 4;
 
 /// What the policy knows of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +49,8 @@ pub enum Reason {
     SizeTier,
     /// Superseded rows waste space and search time.
     Deletions,
-    /// A segment without a graph is slow to search, and nothing else is due that
-    /// would take it in.
+    /// A segment without a graph is slow to search, and no merge of its size is due
+    /// that would take it in.
     Graph,
     /// The caller asked for one segment.
     Full,
@@ -65,9 +69,14 @@ impl Policy {
     /// The most pressing merge, or `None` when nothing is due.
     #[must_use]
     pub fn choose(&self, segments: &[SegmentDescription]) -> Option<Plan> {
-        self.deletions(segments)
-            .or_else(|| self.size_tier(segments))
-            .or_else(|| graph(segments))
+        self.deletions(segments).or_else(|| {
+            let (tier, graph) = (self.size_tier(segments), graph(segments));
+            let rows = |plan: &Option<Plan>| rows_of(segments, plan.as_ref());
+            if tier.is_some() && rows(&graph) < rows(&tier).saturating_mul(GRAPH_FIRST) {
+                return tier;
+            }
+            graph.or(tier)
+        })
     }
 
     /// One merge towards a single segment without superseded rows, with a graph
@@ -127,6 +136,12 @@ impl Policy {
         }
         plan(segments, &inputs, Reason::SizeTier)
     }
+}
+
+fn rows_of(segments: &[SegmentDescription], plan: Option<&Plan>) -> u64 {
+    let inputs = plan.map_or(&[][..], |plan| &plan.inputs);
+    let planned = segments.iter().filter(|s| inputs.contains(&s.id));
+    planned.map(|s| s.live_rows).sum()
 }
 
 /// The largest segment that lacks a graph.
@@ -239,6 +254,12 @@ mod tests {
             "a merge comes first"
         );
         assert_eq!(ids(POLICY.full(&[without_graph(1, 90)])), [1]);
+        segments.push(without_graph(4, 1600));
+        assert_eq!(
+            ids(POLICY.choose(&segments)),
+            [4],
+            "small merges do not hold it up"
+        );
     }
 
     proptest! {

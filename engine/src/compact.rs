@@ -7,12 +7,12 @@
 //! Must not know: how rows are merged, or chosen.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use esker_compaction::{
     MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
 };
-use esker_segment::{CollectionId, DeletionVector, RowSource, SegmentId};
+use esker_segment::{CollectionId, DeletionVector, SegmentId};
 
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
@@ -28,6 +28,53 @@ enum Origin {
     Background,
     /// Somebody waits for it.
     Caller,
+}
+
+/// Held while somebody waits for a full merge.
+pub(crate) struct FullMerge<'a>(&'a Core);
+
+impl Drop for FullMerge<'_> {
+    fn drop(&mut self) {
+        self.0.full_merges.fetch_sub(1, Ordering::AcqRel);
+        self.0.signals.compact.notify();
+    }
+}
+
+/// Whether a running merge is still wanted, and its graph.
+struct MergeWatch<'a> {
+    core: &'a Core,
+    collection: CollectionId,
+    origin: Origin,
+    /// Segments from this number on came after the merge was planned.
+    first_new: u64,
+    rows: u64,
+    /// Whether it builds a graph now.
+    builds: AtomicBool,
+}
+
+impl MergeWatch<'_> {
+    fn is_cancelled(&self) -> bool {
+        let outrun = || self.builds.load(Ordering::Relaxed) && self.is_outrun();
+        self.core.cancel.load(Ordering::Acquire) || self.gives_way() || outrun()
+    }
+
+    fn gives_way(&self) -> bool {
+        self.origin == Origin::Background && self.core.full_merge_announced()
+    }
+
+    /// Whether as many rows came without a graph as this merge has. Without its
+    /// graph it is done soon, and they are merged with it; otherwise segments
+    /// would pile up for as long as the graph takes.
+    fn is_outrun(&self) -> bool {
+        let (view, _) = self.core.published.get();
+        let collection = view.collections.get(&self.collection);
+        let segments = collection.map_or(&[][..], |c| &c.version.segments);
+        let new = segments
+            .iter()
+            .filter(|s| s.id().0 >= self.first_new && !s.file.segment.has_graph());
+        let new_rows: u64 = new.map(LiveSegment::live_rows).sum();
+        self.origin == Origin::Background && new_rows >= self.rows
+    }
 }
 
 impl Core {
@@ -50,20 +97,29 @@ impl Core {
         })
     }
 
-    /// Merges every collection into one segment.
-    pub(crate) fn compact_all(&self) -> Result<()> {
-        // What a background merge would make, this merges again.
-        self.give_way.store(true, Ordering::Release);
+    /// Makes background merges give way and flushes leave graphs out, until the
+    /// guard is dropped: what they made would be merged again.
+    pub(crate) fn announce_full_merge(&self) -> FullMerge<'_> {
+        self.full_merges.fetch_add(1, Ordering::AcqRel);
+        FullMerge(self)
+    }
+
+    pub(crate) fn full_merge_announced(&self) -> bool {
+        self.full_merges.load(Ordering::Acquire) > 0
+    }
+
+    /// Merges the segments that each collection has now into one.
+    pub(crate) fn compact_all(&self, announced: FullMerge<'_>) -> Result<()> {
         let _exclusive = self.compacting.lock();
-        self.give_way.store(false, Ordering::Release);
-        let result = loop {
-            match self.merge_one(Origin::Caller, Policy::full) {
-                Ok(true) => {}
-                other => break other.map(|_| ()),
-            }
+        drop(announced);
+        // What is flushed meanwhile is left for the next: this one ends.
+        let end = self.numbers.peek();
+        let choose = |policy: &Policy, segments: &[SegmentDescription]| {
+            let old: Vec<_> = segments.iter().filter(|s| s.id.0 < end).copied().collect();
+            policy.full(&old)
         };
-        self.signals.compact.notify();
-        result
+        while self.merge_one(Origin::Caller, choose)? {}
+        Ok(())
     }
 
     fn merge_one(
@@ -110,15 +166,18 @@ impl Core {
     }
 
     fn describe_all(&self, version: &Version) -> Vec<SegmentDescription> {
-        let min_rows = u64::from(self.options.graph.min_rows);
-        let describe = |segment: &LiveSegment| SegmentDescription {
+        version.segments.iter().map(|s| self.describe(s)).collect()
+    }
+
+    fn describe(&self, segment: &LiveSegment) -> SegmentDescription {
+        let live_rows = segment.live_rows();
+        SegmentDescription {
             id: segment.id(),
             rows: u64::from(segment.file.meta.rows),
-            live_rows: segment.live_rows(),
+            live_rows,
             bytes: segment.file.meta.len,
-            lacks_graph: !segment.file.segment.has_graph() && segment.live_rows() >= min_rows,
-        };
-        version.segments.iter().map(describe).collect()
+            lacks_graph: !segment.file.segment.has_graph() && self.options.graph.wanted(live_rows),
+        }
     }
 
     /// The plan's inputs with the deletions that they have now.
@@ -147,26 +206,37 @@ impl Core {
                 deleted: &s.deleted,
             })
             .collect();
-        let gives_way = || origin == Origin::Background && self.give_way.load(Ordering::Acquire);
-        let cancelled = || self.cancel.load(Ordering::Acquire) || gives_way();
+        let watch = MergeWatch {
+            core: self,
+            collection: info.id,
+            origin,
+            first_new: self.numbers.peek(),
+            rows: inputs.iter().map(LiveSegment::live_rows).sum(),
+            builds: AtomicBool::new(false),
+        };
+        let cancelled = || watch.is_cancelled();
         let path = |at: Option<usize>| Some(inputs.get(at?)?.file.pin.path().clone());
-        let result = MergedRows::new(merge_inputs, &cancelled)
-            .map_err(|(error, at)| {
-                let path = path(at).unwrap_or_else(|| self.dir.clone());
-                Error::in_segment(&path, error)
-            })
-            .and_then(|rows| {
-                if rows.is_empty() {
-                    return Ok(None);
-                }
-                let with_graph =
-                    origin == Origin::Caller || self.merge_builds_graph(info.id, inputs, &rows);
-                let written =
-                    self.write_segment(info, &rows, with_graph, || path(rows.failed_input()));
-                written.map(Some)
-            });
-        let output = match result {
-            Err(Error::Closed) if gives_way() => return Ok(false),
+        let rows = MergedRows::new(merge_inputs, &cancelled).map_err(|(error, at)| {
+            let path = path(at).unwrap_or_else(|| self.dir.clone());
+            Error::in_segment(&path, error)
+        });
+        let output = rows.and_then(|rows| {
+            let write = |graph| {
+                watch.builds.store(graph, Ordering::Relaxed);
+                self.write_segment(info, &rows, graph, || path(rows.failed_input()))
+                    .map(Some)
+            };
+            match () {
+                () if rows.is_empty() => Ok(None),
+                () if !self.merge_builds_graph(&watch, inputs) => write(false),
+                () => match write(true) {
+                    Err(Error::Closed) if watch.is_outrun() => write(false),
+                    written => written,
+                },
+            }
+        });
+        let output = match output {
+            Err(Error::Closed) if watch.gives_way() => return Ok(false),
             other => other?,
         };
         self.commit_merge(info.id, inputs, output)?;
@@ -174,19 +244,18 @@ impl Core {
     }
 
     /// Not if the output would be merged again at once.
-    fn merge_builds_graph(
-        &self,
-        id: CollectionId,
-        inputs: &[LiveSegment],
-        rows: &impl RowSource,
-    ) -> bool {
+    fn merge_builds_graph(&self, watch: &MergeWatch<'_>, inputs: &[LiveSegment]) -> bool {
         let (view, _) = self.published.get();
-        let collection = view.collections.get(&id);
-        !collection.is_some_and(|c| self.is_due(&c.version, inputs, u64::from(rows.rows())))
+        let collection = view.collections.get(&watch.collection);
+        watch.origin == Origin::Caller
+            || !collection.is_some_and(|c| self.is_due(&c.version, inputs, watch.rows))
     }
 
     fn check_headroom(&self, inputs: &[LiveSegment]) -> Result<()> {
-        let needed: u64 = inputs.iter().map(|s| s.file.meta.len).sum::<u64>() + SPARE_BYTES;
+        let rows: u64 = inputs.iter().map(LiveSegment::live_rows).sum();
+        let graph = rows * u64::from(self.options.graph.max_degree) * 4;
+        let files: u64 = inputs.iter().map(|s| s.file.meta.len).sum();
+        let needed = files + graph + SPARE_BYTES;
         let free = self.storage().available_space(&self.dir);
         match free.map_err(|error| Error::io(&self.dir, "measuring free space of", error))? {
             Some(free) if free < needed => Err(Error::Busy(format!(

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use esker_segment::{CollectionId, Metric, SeqNo};
@@ -97,8 +97,8 @@ pub(crate) struct Core {
     pub(crate) closed: AtomicBool,
     /// Asks running flushes and merges to give up.
     pub(crate) cancel: AtomicBool,
-    /// Asks a background merge to give way to one that a caller waits for.
-    pub(crate) give_way: AtomicBool,
+    /// Callers that wait for a full merge.
+    pub(crate) full_merges: AtomicUsize,
     pub(crate) scratches: ScratchPool,
     pub(crate) builds: Builds,
     /// Held until the last handle and thread are gone, or until `close`.

@@ -364,15 +364,16 @@ impl Db {
         core.check_undamaged()
     }
 
-    /// Flushes, then merges each collection into one segment without deleted
-    /// rows, and waits for it.
+    /// Flushes, then merges the segments that each collection has then into one
+    /// without deleted rows, with a graph if it is large enough, and waits for it.
     ///
     /// # Errors
     /// As [`Db::flush`].
     pub fn compact(&self) -> Result<()> {
-        self.flush()?;
         let core = &self.handle.core;
-        core.compact_all()?;
+        let announced = core.announce_full_merge();
+        self.flush()?;
+        core.compact_all(announced)?;
         core.garbage.collect(core.storage());
         Ok(())
     }

@@ -97,8 +97,9 @@ impl Core {
 
     /// Writes the rows, with their graph unless others wait for the flush or come
     /// to wait for it, or a merge is due that takes the rows in: a bulk load would
-    /// build graph after graph to throw them away, and stall meanwhile. The policy
-    /// sees to it that what is left without a graph gets it.
+    /// build graph after graph to throw them away, and stall meanwhile. The policy sees to
+    /// it that what is left without a graph gets it; where merges are off, nothing
+    /// is left.
     fn write_flushed(
         &self,
         info: &CollectionInfo,
@@ -111,8 +112,10 @@ impl Core {
             contents,
             give_up: &closing,
         };
-        if !self.others_wait() && !self.is_merge_due(info.id, contents.rows.len() as u64) {
-            let give_up = || closing() || self.others_wait();
+        let others =
+            || self.options.auto_compact && self.others_wait() || self.full_merge_announced();
+        if !others() && !self.is_merge_due(info, contents.rows.len() as u64) {
+            let give_up = || closing() || others();
             let rows = MemtableRows {
                 give_up: &give_up,
                 ..rows
@@ -125,21 +128,25 @@ impl Core {
         self.write_segment(info, &rows, false, || None)
     }
 
-    /// Whether more memtables than the one being flushed are frozen.
+    /// Whether more memtables are frozen than the one being flushed, those of
+    /// damaged collections aside.
     fn others_wait(&self) -> bool {
         let (view, _) = self.published.get();
-        view.collections
-            .values()
-            .map(|c| c.frozen.len())
-            .sum::<usize>()
-            > 1
+        let flushable = |id: &CollectionId| {
+            let info = self.info(*id);
+            info.is_some_and(|info| info.damaged.lock().is_none())
+        };
+        let collections = view.collections.iter().filter(|(id, _)| flushable(id));
+        collections.map(|(_, c)| c.frozen.len()).sum::<usize>() > 1
     }
 
     /// Whether a new segment of this many rows would at once be merged.
-    fn is_merge_due(&self, id: CollectionId, rows: u64) -> bool {
+    fn is_merge_due(&self, info: &CollectionInfo, rows: u64) -> bool {
         let (view, _) = self.published.get();
-        let collection = view.collections.get(&id);
-        self.options.auto_compact && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
+        let collection = view.collections.get(&info.id);
+        self.options.auto_compact
+            && !info.unmergeable.load(Ordering::Relaxed)
+            && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }
 
     fn commit_flush(

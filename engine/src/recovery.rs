@@ -14,7 +14,7 @@ mod replay;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use esker_segment::SeqNo;
@@ -251,7 +251,7 @@ impl Opening {
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
             cancel: AtomicBool::new(false),
-            give_way: AtomicBool::new(false),
+            full_merges: AtomicUsize::new(0),
             scratches: ScratchPool::default(),
             builds: Builds::default(),
             lock: Mutex::new(Some(lock)),

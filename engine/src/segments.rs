@@ -163,7 +163,8 @@ impl Core {
         };
         let graph = &self.options.graph;
         let threads = BuildThreads::new(&self.options);
-        let build = (with_graph && rows.rows() >= graph.min_rows).then(|| GraphBuild {
+        let with_graph = with_graph && graph.wanted(u64::from(rows.rows()));
+        let build = with_graph.then(|| GraphBuild {
             params: graph.params(id),
             executor: &threads,
         });
@@ -250,7 +251,7 @@ impl Core {
 /// Heap bytes for each row of a graph that is built: its vector, its edges with
 /// their slack, and the row's places in orders and lists.
 fn build_bytes(dimension: u32, params: &GraphParams) -> usize {
-    let edges = params.max_degree as usize * 2 + params.max_degree as usize / 3;
+    let edges = params.max_degree as usize + params.max_degree as usize / 3;
     (dimension as usize + 1 + edges + 4) * 4
 }
 

@@ -6,10 +6,12 @@
 /// Bytes of a cache line on the processors that have the hint.
 const LINE: usize = 64;
 
-/// Asks for the cache lines of `bytes`, at most `MAX_LINES` of them: beyond that
-/// the processor's own streams are ahead.
+/// Lines asked for at most: beyond that the processor's own streams are ahead.
+const MAX_LINES: usize = 16;
+
+/// Asks for the cache lines of `bytes`, at most [`MAX_LINES`] of them.
 #[inline(always)]
-pub(crate) fn prefetch<const MAX_LINES: usize>(bytes: &[u8]) {
+pub(crate) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes.chunks(LINE).take(MAX_LINES) {
         // SAFETY: the address lies in a live slice; the hint needs SSE, which
@@ -22,5 +24,5 @@ pub(crate) fn prefetch<const MAX_LINES: usize>(bytes: &[u8]) {
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, LINE);
+    let _ = (bytes, LINE, MAX_LINES);
 }

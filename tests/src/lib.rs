@@ -3,7 +3,8 @@
 //! Owns no engine code. Reading order: [`rng`] is where all chance comes from;
 //! [`sim`] is a machine that can be stopped at any storage call and forgets what
 //! was not synced; [`oracle`] knows which states are legal afterwards; [`run`]
-//! drives a database, a machine and an oracle through a list of operations.
+//! drives a database, a machine and an oracle through a list of operations; [`load`]
+//! makes rows by the thousand and measures recall.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,3 +22,5 @@ pub mod sim;
 pub mod oracle;
 
 pub mod run;
+
+pub mod load;

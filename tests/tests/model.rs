@@ -17,8 +17,8 @@ use std::time::Instant;
 
 use esker::Durability;
 use esker_tests::run::{
-    Case, ChangeSpec, CrashSpec, Crossing, FaultCalls, FaultSpec, How, Inside, Op, PERIOD, Place,
-    Settings, Summary, WriteSpec, run,
+    BulkSpec, Case, ChangeSpec, CrashSpec, Crossing, FaultCalls, FaultSpec, How, Inside, Op,
+    PERIOD, Place, Settings, Summary, WriteSpec, run,
 };
 use esker_tests::sim::{Crash, FaultEffect, Moment};
 use proptest::collection::vec;
@@ -35,9 +35,19 @@ fn settings() -> impl Strategy<Value = Settings> {
         any::<bool>(),
         prop::bool::weighted(0.8),
         2..4_usize,
+        prop::bool::weighted(0.6),
     )
         .prop_map(
-            |(memtable, budget, log_file_bytes, max_log_files, pread, auto_compact, width)| {
+            |(
+                memtable,
+                budget,
+                log_file_bytes,
+                max_log_files,
+                pread,
+                auto_compact,
+                width,
+                graph,
+            )| {
                 Settings {
                     memtable_bytes: memtable,
                     memory_budget: budget,
@@ -46,6 +56,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     pread,
                     auto_compact,
                     merge_width: width,
+                    graph,
                 }
             },
         )
@@ -59,8 +70,8 @@ fn change() -> impl Strategy<Value = ChangeSpec> {
     ];
     (
         0..3_u8,
-        0..20_u8,
-        option::weighted(0.75, any::<u8>()),
+        0..20_u16,
+        option::weighted(0.75, 0..256_u32),
         payload,
     )
         .prop_map(|(collection, key, value, payload)| ChangeSpec {
@@ -206,6 +217,44 @@ fn case(faults: bool) -> impl Strategy<Value = Case> {
         })
 }
 
+/// Runs of rows, near and far, put and deleted.
+fn bulk() -> impl Strategy<Value = BulkSpec> {
+    (
+        0..3_u8,
+        0..160_u16,
+        prop_oneof![1 => 1..8_u16, 3 => 20..120_u16],
+        option::weighted(0.7, 0..1_000_u16),
+        durability(),
+    )
+        .prop_map(|(collection, first, rows, seed, durability)| BulkSpec {
+            collection,
+            first,
+            rows,
+            seed,
+            durability,
+        })
+}
+
+/// Cases in which segments have graphs of some hundred rows.
+fn graph_case() -> impl Strategy<Value = Case> {
+    let op = prop_oneof![
+        2 => bulk().prop_map(Op::Bulk),
+        1 => op(false),
+    ];
+    let settings = settings().prop_map(|settings| Settings {
+        memtable_bytes: settings.memtable_bytes * 8,
+        memory_budget: settings.memory_budget.max(512 << 10),
+        graph: true,
+        ..settings
+    });
+    (any::<u64>(), vec(settings, 1..3), vec(op, 1..40)).prop_map(|(seed, settings, ops)| Case {
+        seed,
+        settings,
+        birth: Vec::new(),
+        ops,
+    })
+}
+
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(
@@ -219,11 +268,19 @@ fn covered(did: &Summary, faults: bool) -> bool {
     let crashes = did.crashes > 2_000 && did.crashes_in_recovery > 500 && did.torn_tails > 50;
     let work = did.flushes > 5_000 && did.merges > 2_000 && did.crossings > 500;
     let failed = did.faults > 1_000 && did.poisoned > 50 && did.errored > 200;
-    crashes && work && did.lost > 300 && did.snapshots > 300 && failed == faults
+    let searched = did.walks > 5_000 && did.fallbacks > 1_000;
+    crashes && work && searched && did.lost > 300 && did.snapshots > 300 && failed == faults
+}
+
+/// The same of the cases with larger graphs, whose searches must be good.
+fn graphs_covered(did: &Summary) -> bool {
+    let work = did.crashes > 100 && did.flushes > 1_000 && did.merges > 500;
+    let searched = did.walks > 5_000 && did.fallbacks > 500 && did.neighbors > 20_000;
+    work && searched && did.neighbors_found * 100 >= did.neighbors * 98
 }
 
 /// Runs the property and says what the cases did.
-fn check(faults: bool, cases: u32) {
+fn check(strategy: impl Strategy<Value = Case>, covered: fn(&Summary) -> bool, cases: u32) {
     let cases = number("ESKER_MODEL_CASES").map_or(cases, |n| n as u32);
     let config = Config {
         cases,
@@ -234,7 +291,7 @@ fn check(faults: bool, cases: u32) {
     };
     let total = Mutex::new(Summary::default());
     let start = Instant::now();
-    let result = TestRunner::new(config).run(&case(faults), |case| {
+    let result = TestRunner::new(config).run(&strategy, |case| {
         let summary = run(&case).map_err(TestCaseError::fail)?;
         total.lock().unwrap().add(&summary);
         Ok(())
@@ -247,17 +304,22 @@ fn check(faults: bool, cases: u32) {
     let total = total.into_inner().unwrap();
     if number("ESKER_MODEL_CASES").is_none() {
         // A run that never got anywhere proves nothing.
-        assert!(covered(&total, faults), "{total:?}");
+        assert!(covered(&total), "{total:?}");
     }
     println!("{cases} cases in {:.1?}: {total:#?}", start.elapsed());
 }
 
 #[test]
 fn the_engine_agrees_with_the_model_through_crashes() {
-    check(false, 1_500);
+    check(case(false), |did| covered(did, false), 1_500);
 }
 
 #[test]
 fn the_engine_agrees_with_the_model_through_crashes_and_failing_calls() {
-    check(true, 1_500);
+    check(case(true), |did| covered(did, true), 1_500);
+}
+
+#[test]
+fn searches_by_graphs_agree_with_the_model() {
+    check(graph_case(), graphs_covered, 200);
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use esker::env::{Clock, Entropy, Env, StdEnv, Storage, StorageFile, StorageLock};
 use esker::{
-    Background, CollectionOptions, Db, Durability, MapMode, Metric, Options, WriteBatch,
-    WriteOptions,
+    Background, CollectionOptions, Db, Durability, GraphOptions, MapMode, Metric, Options,
+    WriteBatch, WriteOptions,
 };
 
 const ROWS: u64 = 200_000;
@@ -19,7 +19,9 @@ fn options() -> Options {
 }
 
 fn load(dir: &Path) {
-    let db = Db::open(dir, Options::new()).expect("opens");
+    // A graph is among what an open must not read; a poor one is built sooner.
+    let graph = GraphOptions::new().max_degree(4).l_build(8);
+    let db = Db::open(dir, Options::new().graph(graph)).expect("opens");
     let shape = CollectionOptions::new(DIMENSION, Metric::L2);
     let c = db.create_collection("c", shape).expect("made");
     for start in (0..ROWS).step_by(1_000) {

@@ -23,8 +23,8 @@ const MOMENTS: [Moment; 3] = [Moment::Before, Moment::After, Moment::Torn(5)];
 fn write(durability: Durability, changes: &[(u8, u8, Option<u8>)]) -> WriteSpec {
     let changes = changes.iter().map(|&(collection, key, value)| ChangeSpec {
         collection,
-        key,
-        value,
+        key: key.into(),
+        value: value.map(u32::from),
         payload: value.filter(|v| v % 2 == 1).map(|v| u16::from(v) * 9),
     });
     WriteSpec {
@@ -90,6 +90,7 @@ fn case(seed: u64, first: Option<Op>) -> Case {
         pread: seed % 2 == 1,
         auto_compact: true,
         merge_width: 2,
+        graph: !seed.is_multiple_of(3),
     };
     Case {
         seed,

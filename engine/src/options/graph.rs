@@ -3,7 +3,7 @@
 //! They shape segments written from now on; a segment says itself how its graph
 //! was built, so they may differ from one open to the next.
 
-use esker_segment::{GraphParams, MAX_DEGREE, MIN_DEGREE, SegmentId};
+use esker_segment::{GraphParams, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE, SegmentId};
 
 use crate::error::{Error, Result};
 
@@ -95,6 +95,11 @@ impl GraphOptions {
             "a graph needs max_degree from 4 to 1024, l_build from 1 to 4096, alpha from 1 to 4 \
              and min_rows of at least 1",
         ))
+    }
+
+    /// Whether a segment of this many rows gets a graph.
+    pub(crate) fn wanted(&self, rows: u64) -> bool {
+        (u64::from(self.min_rows)..=u64::from(MAX_GRAPH_ROWS)).contains(&rows)
     }
 
     /// What the graph of a new segment is built with.

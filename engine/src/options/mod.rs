@@ -21,7 +21,7 @@ pub use graph::{
 };
 pub use search::{DEFAULT_L_SEARCH, SearchOptions};
 
-/// Memory for memtables and builds. A few frozen memtables per core beside the active ones.
+/// Memory for memtables. A few frozen memtables per core beside the active ones.
 pub const DEFAULT_MEMORY_BUDGET: usize = 256 << 20;
 /// A scan of this much takes about 200 microseconds, the most a search should
 /// spend on unflushed rows (16k rows of 128 dimensions).
@@ -153,7 +153,8 @@ impl Options {
         self
     }
 
-    /// Bytes for memtables and running builds. Writers are slowed near it and
+    /// Bytes for memtables and the block cache. What a graph takes while it is
+    /// built comes on top and grows with its rows (`Stats::build_bytes`). Writers are slowed near it and
     /// stalled at it. At least 64 KiB; default [`DEFAULT_MEMORY_BUDGET`].
     #[must_use]
     pub fn memory_budget(mut self, bytes: usize) -> Self {
@@ -232,7 +233,9 @@ impl Options {
         self
     }
 
-    /// Whether segments are merged in the background. Default: yes.
+    /// Whether segments are merged in the background. Without it every flush builds
+    /// the graph of its rows itself, and holds writers to that speed; with it a
+    /// flush that writers wait for leaves that to a merge. Default: yes.
     #[must_use]
     pub fn auto_compact(mut self, yes: bool) -> Self {
         self.auto_compact = yes;
@@ -295,7 +298,7 @@ impl Options {
         }
     }
 
-    /// Bytes that memtables and builds may take.
+    /// Bytes that memtables may take.
     pub(crate) fn memtable_budget(&self) -> usize {
         self.memory_budget - self.cache_limit()
     }

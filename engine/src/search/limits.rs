@@ -34,11 +34,12 @@ impl<'a> Limits<'a> {
         }
     }
 
-    /// Whether the search is to end.
-    pub(super) fn reached(&mut self) -> bool {
-        self.time_is_up()
+    /// Whether a limit has ended something.
+    pub(super) fn reached(&self) -> bool {
+        self.reached
     }
 
+    /// Whether the search is to end, by the clock or by what was reached before.
     pub(super) fn time_is_up(&mut self) -> bool {
         if !self.reached
             && let Some(deadline) = self.deadline

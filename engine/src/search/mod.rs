@@ -34,9 +34,10 @@ pub(crate) use scratch::ScratchPool;
 const SCAN_ROWS_PER_L: u64 = 32;
 /// Least share of L that a segment is searched with, however small.
 const LEAST_SHARE: f64 = 0.25;
-/// How far beyond the k-th distance the next row of a walk may be before the
-/// walk is given up, in parts of that distance.
-const BEYOND: f32 = 0.1;
+/// Part of L to which a walk must have ended before it is given up because the
+/// next row is beyond the k-th nearest so far, and the least L that this is.
+const GIVE_UP_SHARE: usize = 4;
+const GIVE_UP_LEAST: usize = 16;
 /// Keys that are asked for ahead of their use; what a cache surely holds.
 const KEYS_AHEAD: usize = 64;
 /// Times that a walk is widened before the segment is scanned.
@@ -134,7 +135,7 @@ impl<'a> Search<'a, '_> {
         segments.sort_by_key(|s| (Reverse(s.live_rows()), s.id()));
         let largest = segments.first().map_or(0, |s| s.live_rows());
         for segment in segments.into_iter().filter(|s| s.live_rows() > 0) {
-            if self.limits.reached() {
+            if self.limits.time_is_up() {
                 break;
             }
             self.search_segment(segment, largest, scratch)?;
@@ -155,7 +156,7 @@ impl<'a> Search<'a, '_> {
         let (view, at) = (self.reader.view, self.reader.at);
         let memtables: Vec<&'a Arc<Memtable>> = view.memtables().collect();
         for (i, &memtable) in memtables.iter().enumerate() {
-            if self.limits.reached() {
+            if self.limits.time_is_up() {
                 return;
             }
             let newer = memtables.get(..i).unwrap_or_default();
@@ -179,7 +180,8 @@ impl<'a> Search<'a, '_> {
         let file = &segment.file.segment;
         scratch.found.clear();
         if !self.walk_segment(segment, largest, scratch)? {
-            self.stats.exact_fallbacks += usize::from(file.has_graph());
+            let unwanted = file.has_graph() && !self.options.exact;
+            self.stats.exact_fallbacks += usize::from(unwanted);
             self.scan_segment(segment, scratch)?;
         }
         file.prefetch_keys(scratch.found.iter().map(|(_, row)| *row).take(KEYS_AHEAD));
@@ -232,11 +234,12 @@ impl<'a> Search<'a, '_> {
         // Dead rows take places in the list: so many more are needed.
         let mut l_run = (l as f64 * rows as f64 / live_rows as f64).min(l as f64 * 4.0) as u64;
         for _ in 0..=WIDENINGS {
-            self.walk_once(segment, l_run, scratch)?;
+            let given_up = self.walk_once(segment, l_run, scratch)?;
             let drained = self.drain(segment, scratch)?;
             // Dead rows may use up half of what L exceeds k by.
             let spare = l_run.saturating_sub(self.options.k as u64);
-            if self.limits.reached()
+            if given_up
+                || self.limits.reached()
                 || drained.all_met
                 || (drained.enough && drained.dead * 2 <= spare)
             {
@@ -250,21 +253,27 @@ impl<'a> Search<'a, '_> {
         Ok(false)
     }
 
-    fn walk_once(&mut self, segment: &LiveSegment, l: u64, scratch: &mut Scratch) -> Result<()> {
+    /// Walks with a list of `l` rows. Whether the walk was given up, because a
+    /// narrower one would have ended and the next row cannot be an answer: the
+    /// k-th nearest so far is nearer. More of L would not change that.
+    fn walk_once(&mut self, segment: &LiveSegment, l: u64, scratch: &mut Scratch) -> Result<bool> {
         let file = &segment.file.segment;
         let l = usize::try_from(l).unwrap_or(usize::MAX);
-        let patience = 2 * self.options.k as u64;
-        let bound = self.top.bound().map(|bound| bound + BEYOND * bound.abs());
+        // On the way towards the query every row is beyond the bound: so many of
+        // the nearest must have been expanded before it counts.
+        let narrow = (l / GIVE_UP_SHARE).max(GIVE_UP_LEAST).max(self.options.k);
+        let bound = self.top.bound();
         let limits = &mut self.limits;
-        let walk = file.walk(self.query, l, &mut scratch.search, |distance, walk| {
-            let hopeless = bound.is_some_and(|bound| distance > bound) && walk.visited >= patience;
-            Ok::<_, SegmentError>(!hopeless && limits.allow(walk.visited))
+        let mut given_up = false;
+        let walk = file.walk(self.query, l, &mut scratch.search, |next, walk| {
+            given_up = next.settled >= narrow && bound.is_some_and(|bound| next.distance > bound);
+            Ok::<_, SegmentError>(!given_up && limits.allow(walk.visited))
         });
         let walk = walk.map_err(|error| in_segment(segment, error))?;
         self.limits.used(walk.visited);
         self.stats.visited += walk.visited;
         self.stats.distances += walk.distances;
-        Ok(())
+        Ok(given_up)
     }
 
     /// Takes the live rows among the candidates, nearest first, until no further

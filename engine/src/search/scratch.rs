@@ -2,14 +2,15 @@
 //!
 //! Owns the buffers that searches lend one another, so that in the steady state
 //! only the answer is allocated. Invariant: no more buffers are kept than
-//! searches ran at once, and none that an unusual search made large. Must not
-//! know: what is in them.
+//! searches ran at once, nor more bytes than [`MOST_KEPT`]. Must not know: what is
+//! in them.
 
 use esker_segment::{Row, SearchScratch};
 use parking_lot::Mutex;
 
-/// A search that needed more than this does not set the size for all later ones.
-const LARGEST_KEPT: usize = 1 << 20;
+/// Bytes of all buffers that wait: those of many usual searches, or of a few with
+/// an L of thousands.
+const MOST_KEPT: usize = 8 << 20;
 
 /// The buffers of one search.
 #[derive(Default)]
@@ -35,8 +36,10 @@ impl ScratchPool {
     }
 
     pub(super) fn give_back(&self, scratch: Scratch) {
-        if scratch.heap_bytes() <= LARGEST_KEPT {
-            self.0.lock().push(scratch);
+        let mut waiting = self.0.lock();
+        let kept: usize = waiting.iter().map(Scratch::heap_bytes).sum();
+        if kept + scratch.heap_bytes() <= MOST_KEPT {
+            waiting.push(scratch);
         }
     }
 

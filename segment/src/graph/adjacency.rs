@@ -82,9 +82,22 @@ impl Adjacency {
         }
     }
 
+    /// Moves the lists together; none may be longer than `stride`, which is at most
+    /// the present one.
+    pub(crate) fn narrow(&mut self, stride: usize) {
+        let (rows, old) = (self.rows() as usize, self.stride);
+        let stride = stride.min(old);
+        let places = self.places.as_mut_slice();
+        for row in 0..rows {
+            places.copy_within(row * old..row * old + stride, row * stride);
+        }
+        self.places.truncate(rows * stride);
+        self.stride = stride;
+    }
+
     #[inline]
     pub(crate) fn prefetch(&self, row: u32) {
-        prefetch::<4>(bytemuck::must_cast_slice(self.list(row)));
+        prefetch(bytemuck::must_cast_slice(self.list(row)));
     }
 }
 

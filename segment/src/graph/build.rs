@@ -12,13 +12,13 @@ use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::SegmentError;
-use crate::graph::GraphParams;
 use crate::graph::adjacency::Adjacency;
 use crate::graph::executor::{Executor, map};
-use crate::graph::prune::{PruneScratch, prune};
+use crate::graph::prune::{Limits, PruneScratch, prune};
 use crate::graph::random::SplitMix;
 use crate::graph::vectors::BuildVectors;
 use crate::graph::walk::{Space, WalkScratch, walk};
+use crate::graph::{Check, GraphParams};
 
 /// Largest batch as a share of the rows: those of one batch do not see each other.
 const BATCH_SHARE: usize = 50;
@@ -27,48 +27,41 @@ const TASK_ROWS: usize = 32;
 /// Degree during the build over R: pruning is put off until it pays.
 const SLACK: f32 = 1.3;
 
-/// Builds the graph of all rows. `check` is called between batches and may end
-/// the build.
+/// Builds the graph of all rows. `check` is asked once a task, by whichever thread
+/// does it, and may end the build.
 pub(crate) fn build(
     vectors: &BuildVectors,
     params: &GraphParams,
     executor: &dyn Executor,
-    check: impl Fn() -> Result<(), SegmentError>,
+    check: Check<'_>,
 ) -> Result<Adjacency, SegmentError> {
+    check()?;
     let rows = vectors.rows();
     let slack = (params.max_degree as f32 * SLACK) as usize;
     let mut builder = Builder {
         vectors,
         params,
         executor,
+        check,
         slack,
         graph: Adjacency::new(rows, slack, vectors.medoid())?,
         scratch: Mutex::new(Vec::new()),
     };
     let order = shuffled(rows, params.seed);
     let largest = (order.len() / BATCH_SHARE).max(1);
-    for (pass, alpha) in [1.0, params.alpha].into_iter().enumerate() {
-        let mut done = 0;
-        while done < order.len() {
-            check()?;
-            // At first a batch doubles the graph; later it is a small part of it.
-            let size = if pass == 0 {
-                done.clamp(1, largest)
-            } else {
-                largest
-            };
-            let batch = order.get(done..order.len().min(done + size));
-            let l = if pass == 0 {
-                params.l_build / 2
-            } else {
-                params.l_build
-            };
-            builder.insert(batch.unwrap_or_default(), alpha, l.max(1) as usize);
-            done += size;
-        }
+    let half = (params.l_build / 2).max(1) as usize;
+    let mut done = 0;
+    while done < order.len() {
+        // At first a batch doubles the graph; later it is a small part of it.
+        let size = done.clamp(1, largest);
+        let batch = order.get(done..order.len().min(done + size));
+        builder.insert(batch.unwrap_or_default(), 1.0, half)?;
+        done += size;
     }
-    check()?;
-    builder.finish()
+    for batch in order.chunks(largest) {
+        builder.insert(batch, params.alpha, params.l_build as usize)?;
+    }
+    builder.finish(&order)
 }
 
 /// All rows in an order that the seed decides.
@@ -85,6 +78,7 @@ struct Builder<'a> {
     vectors: &'a BuildVectors,
     params: &'a GraphParams,
     executor: &'a dyn Executor,
+    check: Check<'a>,
     /// Most neighbours of a row while building.
     slack: usize,
     graph: Adjacency,
@@ -123,7 +117,7 @@ impl Lists {
 }
 
 impl Builder<'_> {
-    fn insert(&mut self, batch: &[u32], alpha: f32, l: usize) {
+    fn insert(&mut self, batch: &[u32], alpha: f32, l: usize) -> Result<(), SegmentError> {
         let forward = self.tasks(batch, |builder, rows, scratch| {
             let mut lists = Lists::default();
             for &row in rows {
@@ -131,7 +125,7 @@ impl Builder<'_> {
                 lists.push(row, &scratch.chosen);
             }
             lists
-        });
+        })?;
         let mut back: Vec<(u32, u32)> = Vec::new();
         for (row, list) in forward.iter().flat_map(Lists::iter) {
             self.graph.set(row, list);
@@ -148,8 +142,13 @@ impl Builder<'_> {
                 }
             }
             lists
-        });
-        for (row, list) in backward.iter().flat_map(Lists::iter) {
+        })?;
+        self.set(&backward);
+        Ok(())
+    }
+
+    fn set(&mut self, lists: &[Lists]) {
+        for (row, list) in lists.iter().flat_map(Lists::iter) {
             self.graph.set(row, list);
         }
     }
@@ -159,9 +158,10 @@ impl Builder<'_> {
         &self,
         items: &[T],
         f: impl Fn(&Self, &[T], &mut Scratch) -> R + Sync,
-    ) -> Vec<R> {
+    ) -> Result<Vec<R>, SegmentError> {
         let chunks: Vec<&[T]> = items.chunks(TASK_ROWS).collect();
-        map(self.executor, chunks.len(), |n| {
+        let results = map(self.executor, chunks.len(), |n| {
+            (self.check)()?;
             let lock = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
             let mut scratch = lock().pop().unwrap_or_default();
             let result = f(
@@ -170,8 +170,18 @@ impl Builder<'_> {
                 &mut scratch,
             );
             lock().push(scratch);
-            result
-        })
+            Ok(result)
+        });
+        results.into_iter().collect()
+    }
+
+    fn limits(&self, alpha: f32) -> Limits {
+        let max_degree = self.params.max_degree as usize;
+        Limits {
+            max_degree,
+            least_degree: self.vectors.least_degree(max_degree),
+            alpha,
+        }
     }
 
     /// The neighbours of a row by what a walk to it meets.
@@ -188,14 +198,14 @@ impl Builder<'_> {
             self.graph.start(),
             l,
             &mut scratch.walk,
-            |distance, row, _| {
-                candidates.push((distance, row));
+            |next, _| {
+                candidates.push((next.distance, next.row));
                 Ok(true)
             },
         );
         let before = self.graph.neighbors(row).iter();
         candidates.extend(before.map(|other| (self.vectors.between(row, *other), *other)));
-        let limits = (self.params.max_degree as usize, alpha);
+        let limits = self.limits(alpha);
         prune(
             self.vectors,
             row,
@@ -211,8 +221,10 @@ impl Builder<'_> {
         let chosen = &mut scratch.chosen;
         chosen.clear();
         chosen.extend_from_slice(self.graph.neighbors(row));
+        let before = chosen.len();
         for (_, source) in group {
-            if !chosen.contains(source) {
+            // Each source is in the group once.
+            if !chosen.iter().take(before).any(|other| other == source) {
                 chosen.push(*source);
             }
         }
@@ -227,7 +239,7 @@ impl Builder<'_> {
         candidates.clear();
         let chosen = scratch.chosen.iter();
         candidates.extend(chosen.map(|other| (self.vectors.between(row, *other), *other)));
-        let limits = (self.params.max_degree as usize, alpha);
+        let limits = self.limits(alpha);
         prune(
             self.vectors,
             row,
@@ -238,29 +250,28 @@ impl Builder<'_> {
         );
     }
 
-    /// Prunes what exceeds R, and drops the slack.
-    fn finish(self) -> Result<Adjacency, SegmentError> {
-        let rows: Vec<u32> = (0..self.vectors.rows()).collect();
+    /// Prunes what exceeds R, and drops the slack; a part of the rows at a time,
+    /// since their new lists wait in memory.
+    fn finish(mut self, order: &[u32]) -> Result<Adjacency, SegmentError> {
         let degree = self.params.max_degree as usize;
-        let lists = self.tasks(&rows, |builder, rows, scratch| {
-            let mut lists = Lists::default();
-            for &row in rows {
-                scratch.chosen.clear();
-                scratch
-                    .chosen
-                    .extend_from_slice(builder.graph.neighbors(row));
-                if scratch.chosen.len() > degree {
-                    builder.cut(row, builder.params.alpha, scratch);
+        for rows in order.chunks((order.len() / BATCH_SHARE).max(1)) {
+            let lists = self.tasks(rows, |builder, rows, scratch| {
+                let mut lists = Lists::default();
+                for &row in rows {
+                    let before = builder.graph.neighbors(row);
+                    if before.len() > degree {
+                        scratch.chosen.clear();
+                        scratch.chosen.extend_from_slice(before);
+                        builder.cut(row, builder.params.alpha, scratch);
+                        lists.push(row, &scratch.chosen);
+                    }
                 }
-                lists.push(row, &scratch.chosen);
-            }
-            lists
-        });
-        let mut graph = Adjacency::new(self.vectors.rows(), degree, self.graph.start())?;
-        for (row, list) in lists.iter().flat_map(Lists::iter) {
-            graph.set(row, list);
+                lists
+            })?;
+            self.set(&lists);
         }
-        Ok(graph)
+        self.graph.narrow(degree);
+        Ok(self.graph)
     }
 }
 

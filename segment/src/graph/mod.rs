@@ -3,8 +3,8 @@
 //! Owns the graph of one segment: for each row a bounded list of other rows, such
 //! that a greedy walk from one start point comes near any query. Invariants: at
 //! most R neighbours a row; every row is reachable from the start point; the same
-//! vectors, parameters and seed give the same graph, however many threads build
-//! it. Must not know: sections, files, which rows are live.
+//! vectors, parameters and seed give the same graph on one machine, however many
+//! threads build it; distances may differ in their last bits between machines. Must not know: sections, files, which rows are live.
 
 mod adjacency;
 mod build;
@@ -29,10 +29,12 @@ use crate::writer::RowSource;
 pub(crate) use adjacency::{Adjacency, NO_ROW, until_end};
 pub use executor::{Executor, Inline};
 pub(crate) use pool::MAX_ROW;
-pub(crate) use walk::{Space, WalkScratch, Walked, walk};
+pub(crate) use walk::{Next, Space, WalkScratch, Walked, walk};
 
 /// Largest R that a file may state: more would cost more than a scan.
 pub const MAX_DEGREE: u32 = 1024;
+/// Most rows of a segment with a graph.
+pub const MAX_GRAPH_ROWS: u32 = MAX_ROW;
 /// Least R: below it, too little is left to prune.
 pub const MIN_DEGREE: u32 = 4;
 
@@ -44,11 +46,14 @@ pub struct GraphParams {
     /// L while building: rows kept in the search list of an insertion.
     pub l_build: u32,
     /// How many times longer (in squared distance) than the way by a neighbour
-    /// an edge must be to be left out; at least 1.
+    /// an edge must be to be left out; at least 1, finite.
     pub alpha: f32,
     /// Decides the order of insertion.
     pub seed: u64,
 }
+
+/// Asked now and then whether the work is still wanted.
+pub(crate) type Check<'a> = &'a (dyn Fn() -> Result<(), SegmentError> + Sync);
 
 /// A graph and what is known of it.
 pub(crate) struct Built {
@@ -66,7 +71,9 @@ pub(crate) fn build(
     executor: &dyn Executor,
 ) -> Result<Built, SegmentError> {
     let limits = MIN_DEGREE..=MAX_DEGREE;
-    let sound = limits.contains(&params.max_degree) && params.l_build > 0 && params.alpha >= 1.0;
+    let sound = limits.contains(&params.max_degree)
+        && params.l_build > 0
+        && (1.0..f32::INFINITY).contains(&params.alpha);
     if !sound || rows.rows() > MAX_ROW {
         return Err(SegmentError::invalid(format!(
             "a graph of {} rows with {params:?}",
@@ -74,10 +81,10 @@ pub(crate) fn build(
         )));
     }
     let vectors = vectors::BuildVectors::read(rows, metric, dimension)?;
-    let mut adjacency = build::build(&vectors, params, executor, || rows.check_cancelled())?;
-    let repaired = reach::connect(&vectors, &mut adjacency)?;
-    rows.check_cancelled()?;
-    let sample = recall::sample(&vectors, &adjacency, params.seed, executor);
+    let check = || rows.check_cancelled();
+    let mut adjacency = build::build(&vectors, params, executor, &check)?;
+    let repaired = reach::connect(&vectors, &mut adjacency, &check)?;
+    let sample = recall::sample(&vectors, &adjacency, params.seed, executor, &check)?;
     Ok(Built {
         adjacency,
         repaired,

@@ -41,6 +41,11 @@ impl<T: Pod> Pages<T> {
         bytemuck::try_cast_slice(bytes.unwrap_or_default()).unwrap_or_default()
     }
 
+    /// Forgets what is behind the first `len`; its memory stays until the drop.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     #[inline]
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         let bytes = self.map.get_mut(..self.len * size_of::<T>());

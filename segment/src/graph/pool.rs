@@ -93,6 +93,12 @@ impl Pool {
         self.entries.get(self.cursor).map(|entry| parts_of(*entry))
     }
 
+    /// Entries at the front that are all expanded, after [`Pool::peek`].
+    #[inline]
+    pub(crate) fn settled(&self) -> usize {
+        self.cursor
+    }
+
     /// Takes the nearest entry that is not expanded, which then is.
     #[inline]
     pub(crate) fn expand(&mut self) -> Option<(f32, u32)> {
@@ -110,7 +116,7 @@ impl Pool {
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<u64>()
+        (self.entries.capacity() + self.offers.capacity()) * size_of::<u64>()
     }
 }
 

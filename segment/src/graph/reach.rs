@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::error::SegmentError;
+use crate::graph::Check;
 use crate::graph::adjacency::{Adjacency, NO_ROW};
 use crate::graph::build::FromRow;
 use crate::graph::vectors::BuildVectors;
@@ -25,7 +26,11 @@ struct Tree {
 }
 
 /// Adds edges until every row is reachable; the number of edges.
-pub(crate) fn connect(vectors: &BuildVectors, graph: &mut Adjacency) -> Result<u32, SegmentError> {
+pub(crate) fn connect(
+    vectors: &BuildVectors,
+    graph: &mut Adjacency,
+    check: Check<'_>,
+) -> Result<u32, SegmentError> {
     let rows = graph.rows();
     let mut tree = Tree {
         parents: vec![NO_ROW; rows as usize],
@@ -38,13 +43,14 @@ pub(crate) fn connect(vectors: &BuildVectors, graph: &mut Adjacency) -> Result<u
         if tree.is_reached(row) {
             continue;
         }
+        check()?;
         let space = FromRow {
             vectors,
             graph,
             row,
         };
         let start = graph.start();
-        let Ok(_) = walk(&space, start, CANDIDATES, &mut scratch, |_, _, _| Ok(true));
+        let Ok(_) = walk(&space, start, CANDIDATES, &mut scratch, |_, _| Ok(true));
         let near = scratch.pool.iter().map(|(_, row)| row);
         // The rows reached last are leaves of the tree and need none of their edges.
         let host = near
@@ -146,7 +152,7 @@ mod tests {
                 let list: Vec<u32> = (1..=degree as u32).map(|n| ring + (row + n) % 5).collect();
                 graph.set(row, &list);
             }
-            let added = connect(&line(40), &mut graph).unwrap();
+            let added = connect(&line(40), &mut graph, &|| Ok(())).unwrap();
             assert!(added >= 7, "{added}");
             assert_eq!(reachable(&graph), 40, "degree {degree}");
         }
@@ -156,13 +162,13 @@ mod tests {
     fn a_connected_graph_is_left_alone() {
         let mut graph = Adjacency::new(40, 2, 0).unwrap();
         (0..40).for_each(|row| graph.set(row, &[(row + 1) % 40]));
-        assert_eq!(connect(&line(40), &mut graph).unwrap(), 0);
+        assert_eq!(connect(&line(40), &mut graph, &|| Ok(())).unwrap(), 0);
     }
 
     #[test]
     fn no_edges_at_all_become_a_path() {
         let mut graph = Adjacency::new(9, 1, 4).unwrap();
-        assert_eq!(connect(&line(9), &mut graph).unwrap(), 8);
+        assert_eq!(connect(&line(9), &mut graph, &|| Ok(())).unwrap(), 8);
         assert_eq!(reachable(&graph), 9);
     }
 }

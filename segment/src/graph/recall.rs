@@ -7,6 +7,8 @@
 //! will see. Invariant: depends on vectors, graph and seed alone. Must not know:
 //! files.
 
+use crate::error::SegmentError;
+use crate::graph::Check;
 use crate::graph::adjacency::Adjacency;
 use crate::graph::build::FromRow;
 use crate::graph::executor::{Executor, map};
@@ -14,9 +16,11 @@ use crate::graph::random::SplitMix;
 use crate::graph::vectors::BuildVectors;
 use crate::graph::walk::{WalkScratch, walk};
 
-/// Rows that look for their neighbours: enough to see a drop of a few points,
-/// few enough to cost about a hundredth of the build.
-const SAMPLES: u32 = 100;
+/// Distances that the sample may take: a hundredth of a build of a million rows.
+const COMPARISONS: u64 = 20_000_000;
+/// Rows that look for their neighbours: enough to see a drop of a few points.
+const MOST_SAMPLES: u64 = 100;
+const LEAST_SAMPLES: u64 = 20;
 /// Neighbours each.
 const K: usize = 10;
 /// Size of the search list.
@@ -36,24 +40,27 @@ pub(crate) fn sample(
     graph: &Adjacency,
     seed: u64,
     executor: &dyn Executor,
-) -> Sample {
+    check: Check<'_>,
+) -> Result<Sample, SegmentError> {
     let rows = vectors.rows();
+    let affordable = (COMPARISONS / u64::from(rows).max(1)).clamp(LEAST_SAMPLES, MOST_SAMPLES);
     let mut random = SplitMix::new(seed);
-    let samples: Vec<u32> = (0..SAMPLES.min(rows))
+    let samples: Vec<u32> = (0..affordable.min(u64::from(rows)))
         .map(|_| random.below(u64::from(rows)) as u32)
         .collect();
     let wanted = K.min(rows as usize - 1);
     let found = map(executor, samples.len(), |n| {
-        samples
-            .get(n)
-            .map_or(0, |row| found_of(vectors, graph, *row, wanted))
+        check()?;
+        let row = samples.get(n).copied().unwrap_or_default();
+        Ok(found_of(vectors, graph, row, wanted))
     });
+    let found: Vec<usize> = found.into_iter().collect::<Result<_, SegmentError>>()?;
     let all = (wanted * samples.len()).max(1);
     let recall = found.iter().sum::<usize>() as f32 / all as f32;
-    Sample {
+    Ok(Sample {
         rows: samples.len() as u32,
         recall: if wanted == 0 { 1.0 } else { recall },
-    }
+    })
 }
 
 /// How many of a row's true neighbours a walk finds, ties counted.
@@ -76,7 +83,7 @@ fn found_of(vectors: &BuildVectors, graph: &Adjacency, row: u32, wanted: usize) 
         row,
     };
     let mut scratch = WalkScratch::default();
-    let Ok(_) = walk(&space, graph.start(), L, &mut scratch, |_, _, _| Ok(true));
+    let Ok(_) = walk(&space, graph.start(), L, &mut scratch, |_, _| Ok(true));
     scratch
         .pool
         .iter()

@@ -194,7 +194,7 @@ fn a_build_ends_when_it_is_cancelled() {
     vectors.cancel_after = Some(3);
     let result = build(&vectors, (Metric::L2, 4), &params(8), &Inline);
     assert!(matches!(result, Err(SegmentError::Cancelled)));
-    assert_eq!(vectors.asked.load(Ordering::Relaxed), 4);
+    assert!(vectors.asked.load(Ordering::Relaxed) <= 5);
 }
 
 #[test]
@@ -222,6 +222,10 @@ fn parameters_out_of_range_are_refused() {
             alpha: f32::NAN,
             ..sound
         },
+        GraphParams {
+            alpha: f32::INFINITY,
+            ..sound
+        },
     ] {
         let result = build(&vectors, (Metric::L2, 4), &params, &Inline);
         assert!(
@@ -246,5 +250,80 @@ fn the_nearest_by_the_transformed_space_is_the_largest_by_inner_product() {
             "one norm for all"
         );
         assert_eq!(made.row(row)[..6], rows[row as usize]);
+    }
+}
+
+/// What `prune` makes of all rows as candidates for row 0, itself among them
+/// and each of them twice.
+fn pruned(vectors: &super::vectors::BuildVectors, (max_degree, alpha): (usize, f32)) -> Vec<u32> {
+    pruned_to(vectors, max_degree, 0, alpha)
+}
+
+fn pruned_to(
+    vectors: &super::vectors::BuildVectors,
+    max_degree: usize,
+    least_degree: usize,
+    alpha: f32,
+) -> Vec<u32> {
+    let limits = super::prune::Limits {
+        max_degree,
+        least_degree,
+        alpha,
+    };
+    let rows = (0..vectors.rows()).rev().chain(0..vectors.rows());
+    let mut candidates = rows.map(|row| (vectors.between(0, row), row)).collect();
+    let (mut scratch, mut out) = (Default::default(), vec![77]);
+    super::prune::prune(vectors, 0, &mut candidates, limits, &mut scratch, &mut out);
+    out
+}
+
+#[test]
+fn a_prune_keeps_to_the_degree_and_to_rows_that_nothing_occludes() {
+    // The origin, and rows that are as far from each other as from it or further.
+    let axis = |row: usize| (0..40).map(|i| f32::from(u8::from(i + 1 == row))).collect();
+    let axes =
+        super::vectors::BuildVectors::of(Metric::L2, 40, &(0..41).map(axis).collect::<Vec<_>>())
+            .unwrap();
+    for degree in [1, 4, 7, 39, 40, 50] {
+        let nearest: Vec<u32> = (1..41).take(degree).collect();
+        assert_eq!(
+            pruned(&axes, (degree, 1.2)),
+            nearest,
+            "equal distances by row"
+        );
+    }
+    let of = |rows: &[[f32; 2]]| {
+        let rows: Vec<_> = rows.iter().map(|row| row.to_vec()).collect();
+        super::vectors::BuildVectors::of(Metric::L2, 2, &rows).unwrap()
+    };
+    // On a line the first hides the others, on the other side it does not.
+    let line = of(&[[0.0, 0.0], [3.0, 0.0], [1.0, 0.0], [2.0, 0.0], [-4.0, 0.0]]);
+    assert_eq!(pruned(&line, (9, 2.0)), [2, 4]);
+    // From the origin 1.1 times as far (squared) as from the row before.
+    let between = of(&[[0.0, 0.0], [1.0, 0.0], [0.55, 0.95]]);
+    assert_eq!(pruned(&between, (9, 1.0)), [1]);
+    assert_eq!(pruned(&between, (9, 1.2)), [1, 2]);
+    // Of rows in one place one is enough.
+    let copies = of(&[[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]);
+    assert_eq!(pruned(&copies, (9, 1.2)), [1, 4]);
+    // Unless the list would be too short.
+    assert_eq!(pruned_to(&copies, 9, 3, 1.2), [1, 4, 2]);
+    assert_eq!(pruned_to(&copies, 9, 9, 1.2), [1, 4, 2, 3]);
+}
+
+#[test]
+fn a_sampled_row_does_not_count_itself() {
+    // On a line without edges each row finds the start, row 0, and only rows 1
+    // to 5 have it among their ten nearest.
+    let line: Vec<_> = (0..40).map(|row| vec![row as f32]).collect();
+    let line = super::vectors::BuildVectors::of(Metric::L2, 1, &line).unwrap();
+    let graph = super::Adjacency::new(40, 4, 0).unwrap();
+    for seed in 0..20 {
+        let mut random = SplitMix::new(seed);
+        let rows: Vec<u64> = (0..40).map(|_| random.below(40)).collect();
+        let hits = rows.iter().filter(|row| (1..=5).contains(*row)).count();
+        let sample = super::recall::sample(&line, &graph, seed, &Inline, &|| Ok(())).unwrap();
+        assert_eq!(sample.rows, 40);
+        assert_eq!(sample.recall, hits as f32 / 400.0, "{rows:?}");
     }
 }

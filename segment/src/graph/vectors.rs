@@ -25,6 +25,8 @@ use crate::writer::RowSource;
 pub(crate) struct BuildVectors {
     dimension: usize,
     count: u32,
+    /// Whether there is a component that no stored vector has.
+    augmented: bool,
     components: Pages<f32>,
     kernel: Distance<f32, f32>,
 }
@@ -76,6 +78,7 @@ impl BuildVectors {
             dimension,
             count,
             components,
+            augmented: metric == Metric::InnerProduct,
             kernel: Distance::new(Kernel::L2, Some(dimension)),
         })
     }
@@ -88,6 +91,17 @@ impl BuildVectors {
     ) -> Result<Self, SegmentError> {
         let read = |row: u32| Ok(Cow::Borrowed(rows[row as usize].as_slice()));
         Self::make(metric, dimension, rows.len() as u32, read)
+    }
+
+    /// How short a list may be, for R. In the space made for inner products few
+    /// edges would lead to rows of large norm, which are far from all others and
+    /// nearest to most queries; so no list is left short (docs/benchmarks.md).
+    pub(crate) fn least_degree(&self, max_degree: usize) -> usize {
+        if self.augmented {
+            max_degree
+        } else {
+            max_degree / 2
+        }
     }
 
     pub(crate) fn rows(&self) -> u32 {
@@ -112,7 +126,7 @@ impl BuildVectors {
 
     #[inline]
     pub(crate) fn prefetch(&self, row: u32) {
-        prefetch::<16>(bytemuck::must_cast_slice(self.row(row)));
+        prefetch(bytemuck::must_cast_slice(self.row(row)));
     }
 
     /// The row nearest to the mean of all.

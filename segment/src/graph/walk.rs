@@ -40,6 +40,16 @@ pub(crate) struct Walked {
     pub(crate) distances: u64,
 }
 
+/// What a walk is about to expand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Next {
+    pub(crate) distance: f32,
+    pub(crate) row: u32,
+    /// Rows met that are nearer, all of them expanded: a walk with this L would
+    /// have ended.
+    pub(crate) settled: usize,
+}
+
 /// Memory of walks, used again and again.
 #[derive(Debug, Default)]
 pub(crate) struct WalkScratch {
@@ -54,18 +64,19 @@ impl WalkScratch {
         self.pool.heap_bytes()
             + self.visited.heap_bytes()
             + self.neighbors.capacity() * size_of::<u32>()
+            + self.distances.capacity() * size_of::<f32>()
     }
 }
 
 /// Walks from `start` until the `l` nearest rows met are all expanded, and
-/// leaves them in the pool. Before each expansion `step` is told the distance
-/// and row to be expanded; the walk ends early when it says no.
+/// leaves them in the pool. Before each expansion `step` is told what it is; the
+/// walk ends early when it says no.
 pub(crate) fn walk<S: Space>(
     space: &S,
     start: u32,
     l: usize,
     scratch: &mut WalkScratch,
-    mut step: impl FnMut(f32, u32, &Walked) -> Result<bool, S::Error>,
+    mut step: impl FnMut(Next, &Walked) -> Result<bool, S::Error>,
 ) -> Result<Walked, S::Error> {
     let WalkScratch {
         pool,
@@ -83,7 +94,13 @@ pub(crate) fn walk<S: Space>(
         distances: 1,
     };
     while let Some((distance, row)) = pool.expand() {
-        if !step(distance, row, &walked)? {
+        let next = Next {
+            distance,
+            row,
+            // The cursor is behind the row by now.
+            settled: pool.settled() - 1,
+        };
+        if !step(next, &walked)? {
             break;
         }
         walked.expanded += 1;

@@ -72,7 +72,7 @@ impl<'a> Leaf<'a> {
         let row = LEAF_PREFIX_LEN + 4 * slot;
         let end = LEAF_PREFIX_LEN + 4 * count + 2 * slot;
         for at in [0, row, end, suffixes, guess] {
-            prefetch::<1>(bytes.get(at..).unwrap_or_default());
+            prefetch(bytes.get(at..at + 1).unwrap_or_default());
         }
     }
 

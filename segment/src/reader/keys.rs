@@ -63,7 +63,7 @@ impl<S: SectionSource> Segment<S> {
         };
         for row in rows.clone() {
             let at = row.0 as usize * 4;
-            prefetch::<1>(ranks.get(at..at + 4).unwrap_or_default());
+            prefetch(ranks.get(at..at + 4).unwrap_or_default());
         }
         for row in rows {
             let Some(rank) = u32_at(ranks, row.0 as usize) else {

@@ -8,17 +8,12 @@
 
 use crate::distance::Query;
 use crate::error::SegmentError;
-use crate::graph::{Space, WalkScratch, until_end, walk};
+use crate::graph::{Next, Space, WalkScratch, Walked, until_end, walk};
 use crate::id::Row;
 use crate::prefetch::prefetch;
 use crate::reader::Segment;
 use crate::source::{Section, SectionSource};
 use crate::wire::u32_at;
-
-/// Cache lines of a vector that are asked for ahead of its distance.
-const VECTOR_LINES: usize = 16;
-/// Cache lines of a row's edges that are asked for ahead of their use.
-const EDGE_LINES: usize = 4;
 
 /// Memory of searches, used again and again: after some searches of one kind
 /// the next allocates nothing.
@@ -42,6 +37,16 @@ impl SearchScratch {
     }
 }
 
+/// The row that a walk expands next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NextRow {
+    /// Its distance from the query.
+    pub distance: f32,
+    /// Rows met that are nearer, all of them expanded: a walk with an L of this
+    /// would have ended here.
+    pub settled: usize,
+}
+
 /// What one walk did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
@@ -62,8 +67,8 @@ impl<S: SectionSource> Segment<S> {
 
     /// Walks the graph from its start point until the `l` nearest rows met have
     /// all been expanded, and leaves these in `scratch`; dead rows are among
-    /// them. Before each expansion `proceed` is told the distance of the row to
-    /// be expanded and what the walk did so far; the walk stops when it says no.
+    /// them. Before each expansion `proceed` is told which row comes next and what
+    /// the walk did so far; the walk stops when it says no.
     /// A segment without a graph gives no rows.
     ///
     /// # Errors
@@ -74,7 +79,7 @@ impl<S: SectionSource> Segment<S> {
         query: &Query,
         l: usize,
         scratch: &mut SearchScratch,
-        mut proceed: impl FnMut(f32, &Walk) -> Result<bool, E>,
+        mut proceed: impl FnMut(NextRow, &Walk) -> Result<bool, E>,
     ) -> Result<Walk, E> {
         self.check_query(query)?;
         scratch.0.pool.reset(l);
@@ -91,17 +96,18 @@ impl<S: SectionSource> Segment<S> {
             degree: stats.max_degree as usize,
         };
         let mut finished = true;
-        let mut step = |distance: f32, visited: u64, distances: u64| {
+        let step = |next: Next, walked: &Walked| {
             let walk = Walk {
-                visited,
-                distances,
+                visited: walked.expanded,
+                distances: walked.distances,
                 finished: true,
             };
-            finished = proceed(distance, &walk)?;
+            let next = NextRow {
+                distance: next.distance,
+                settled: next.settled,
+            };
+            finished = proceed(next, &walk)?;
             Ok::<_, E>(finished)
-        };
-        let step = |distance: f32, _, walked: &crate::graph::Walked| {
-            step(distance, walked.expanded, walked.distances)
         };
         let walked = match graph.in_place() {
             Some(graph) => walk(&Failing::new(graph), stats.start, l, &mut scratch.0, step)?,
@@ -217,9 +223,20 @@ impl<S: SectionSource> Space for Graph<'_, S> {
         Ok(())
     }
 
-    fn prefetch_vector(&self, _row: u32) {}
+    fn prefetch_vector(&self, row: u32) {
+        let stride = u64::from(self.segment.expected.dimension) * 4;
+        let start = u64::from(row) * stride;
+        let section = &self.segment.sections.vectors;
+        self.segment.source.hint(section, start..start + stride);
+    }
 
-    fn prefetch_neighbors(&self, _row: u32) {}
+    fn prefetch_neighbors(&self, row: u32) {
+        let stride = self.degree as u64 * 4;
+        let start = u64::from(row) * stride;
+        self.segment
+            .source
+            .hint(self.section, start..start + stride);
+    }
 }
 
 /// A graph in memory of which every block has been verified.
@@ -274,12 +291,12 @@ impl Space for InPlace<'_> {
     #[inline]
     fn prefetch_vector(&self, row: u32) {
         let vector = self.vector(row).unwrap_or_default();
-        prefetch::<VECTOR_LINES>(bytemuck::must_cast_slice(vector));
+        prefetch(bytemuck::must_cast_slice(vector));
     }
 
     #[inline]
     fn prefetch_neighbors(&self, row: u32) {
         let places = self.places(row).unwrap_or_default();
-        prefetch::<EDGE_LINES>(bytemuck::must_cast_slice(places));
+        prefetch(bytemuck::must_cast_slice(places));
     }
 }

@@ -205,6 +205,10 @@ impl<S: SectionSource> Segment<S> {
             return Ok(());
         };
         let rows = self.rows();
+        if !(0.0..=1.0).contains(&stats.sampled_recall) {
+            let what = "a recall that is not from 0 to 1";
+            return Err(self.sections.stats.corruption(60, what));
+        }
         let stride = u64::from(stats.max_degree) * 4;
         let mut scratch = Scratch::default();
         let mut counted = GraphStats {
@@ -249,21 +253,22 @@ impl<S: SectionSource> Segment<S> {
         let stride = u64::from(stats.max_degree) * 4;
         let mut reached = vec![false; self.rows() as usize];
         let mut waiting = vec![stats.start];
+        if let Some(start) = reached.get_mut(stats.start as usize) {
+            *start = true;
+        }
         let mut left = u64::from(self.rows());
         while let Some(row) = waiting.pop() {
-            match reached.get_mut(row as usize) {
-                Some(seen) if !*seen => *seen = true,
-                _ => continue,
-            }
             left -= 1;
             let start = u64::from(row) * stride;
             let bytes = self.source.get(section, start..start + stride)?;
             let places = (0..stats.max_degree as usize).map_while(|n| u32_at(&bytes, n));
-            waiting.extend(
-                places
-                    .take_while(|to| *to != NO_ROW)
-                    .filter(|to| reached.get(*to as usize) == Some(&false)),
-            );
+            for to in places.take_while(|to| *to != NO_ROW) {
+                // Each row waits once at most.
+                if let Some(seen) = reached.get_mut(to as usize).filter(|seen| !**seen) {
+                    *seen = true;
+                    waiting.push(to);
+                }
+            }
         }
         if left > 0 {
             return Err(section.corruption(0, format!("{left} rows that no edges lead to")));

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::bytes::Bytes;
 use crate::error::SegmentError;
+use crate::prefetch::prefetch;
 use crate::source::{Resident, Scratch, Section, SectionSource};
 
 /// The whole file as memory.
@@ -70,6 +71,14 @@ impl SectionSource for Memory {
         let range = section.entry().range();
         let bytes = self.0.get(range.start as usize..range.end as usize)?;
         section.is_verified().then_some(bytes)
+    }
+
+    #[inline]
+    fn hint(&self, section: &Section, range: Range<u64>) {
+        let start = section.entry().offset.saturating_add(range.start) as usize;
+        let len = range.end.saturating_sub(range.start) as usize;
+        let bytes = self.0.get(start..).unwrap_or_default();
+        prefetch(bytes.get(..len).unwrap_or_default());
     }
 
     fn heap_bytes(&self) -> usize {

@@ -83,6 +83,10 @@ pub trait SectionSource: Send + Sync {
     /// been verified: what is read again and again need not be checked again.
     fn verified(&self, section: &Section) -> Option<&[u8]>;
 
+    /// Says that a range of a section will be asked for soon. What is wrong with
+    /// the range is found when it is.
+    fn hint(&self, section: &Section, range: Range<u64>);
+
     /// Heap bytes of the source itself, without a cache that others share.
     fn heap_bytes(&self) -> usize;
 }
@@ -217,6 +221,14 @@ impl SectionSource for Source {
         match self {
             Self::Memory(memory) => memory.verified(section),
             Self::Paged(paged) => paged.verified(section),
+        }
+    }
+
+    #[inline]
+    fn hint(&self, section: &Section, range: Range<u64>) {
+        match self {
+            Self::Memory(memory) => memory.hint(section, range),
+            Self::Paged(paged) => paged.hint(section, range),
         }
     }
 

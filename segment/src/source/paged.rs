@@ -261,6 +261,9 @@ impl<R: ReadAt> SectionSource for Paged<R> {
         None
     }
 
+    /// A device is not asked ahead.
+    fn hint(&self, _section: &Section, _range: Range<u64>) {}
+
     fn heap_bytes(&self) -> usize {
         size_of::<Self>()
     }

@@ -28,7 +28,7 @@ pub(crate) const PAYLOAD_PRESENT: u64 = 1 << 63;
 
 /// Rows to write, in the order in which the segment shall hold them. Every row
 /// is asked for several times, mostly in row order, keys in key order.
-pub trait RowSource {
+pub trait RowSource: Sync {
     /// The number of rows, at least one.
     fn rows(&self) -> u32;
 
@@ -68,7 +68,8 @@ pub trait RowSource {
         Ok(self.payload(row)?.map(|payload| payload.len() as u64))
     }
 
-    /// Whether the segment is still wanted. Asked while nothing is read for long.
+    /// Whether the segment is still wanted. Asked while a graph is built, from
+    /// any thread that helps.
     ///
     /// # Errors
     /// The one that the write shall end with.

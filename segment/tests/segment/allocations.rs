@@ -9,6 +9,7 @@ struct Counting;
 thread_local! {
     static HELD: Cell<i64> = const { Cell::new(0) };
     static PEAK: Cell<i64> = const { Cell::new(0) };
+    static CALLS: Cell<u64> = const { Cell::new(0) };
 }
 
 #[global_allocator]
@@ -18,6 +19,9 @@ fn count(bytes: i64) {
     // A thread's last deallocations may come after its counters are gone.
     let _ = HELD.try_with(|held| {
         held.set(held.get() + bytes);
+        if bytes >= 0 {
+            CALLS.with(|calls| calls.set(calls.get() + 1));
+        }
         PEAK.with(|peak| peak.set(peak.get().max(held.get())));
     });
 }
@@ -48,4 +52,24 @@ pub(crate) fn peak<T>(f: impl FnOnce() -> T) -> (T, i64) {
     PEAK.set(before);
     let value = f();
     (value, PEAK.get() - before)
+}
+
+/// What `f` returns, how many allocations this thread made in it, and how many
+/// of their bytes it holds when `f` is over.
+pub(crate) fn counted<T>(f: impl FnOnce() -> T) -> (T, u64, i64) {
+    let (calls, held) = (CALLS.get(), HELD.get());
+    let value = f();
+    (value, CALLS.get() - calls, HELD.get() - held)
+}
+
+#[test]
+fn allocations_are_counted_where_they_happen() {
+    let (kept, calls, bytes) = counted(|| {
+        let mut grown = Vec::<u64>::with_capacity(4);
+        grown.extend([0; 5]);
+        drop(vec![0u8; 999]);
+        grown
+    });
+    assert_eq!((calls, bytes), (3, kept.capacity() as i64 * 8));
+    assert_eq!(peak(|| drop(vec![0u8; 999])).1, 999);
 }

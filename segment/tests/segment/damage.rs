@@ -1,8 +1,11 @@
 //! Damaged files: every flip, every truncation.
 
+use esker_segment::distance::Query;
 use esker_segment::{Expected, FileId, Metric, Segment, SegmentError, SegmentId};
 
-use crate::support::{Everything, memory, read_everything, small, sources, write};
+use crate::support::{
+    Everything, many, memory, read_everything, small, sources, walk, write, write_with_graph,
+};
 
 fn probes() -> Vec<Vec<u8>> {
     [
@@ -45,14 +48,32 @@ fn check(file: &[u8], expected: &Expected, intact: &Everything, paged: bool, wha
         matches!(verdict, Err(SegmentError::Corruption { .. })),
         "{what}: verify {verdict:?}"
     );
+    // Now most blocks are known to be good; the bad one must not pass as such.
+    if segment.has_graph() {
+        let query = Query::new(expected.metric, &[0.5; 3]).unwrap();
+        match walk(&segment, &query, expected.rows as usize) {
+            Ok((_, walked)) => assert_eq!(walked, intact.walked, "{what}: a wrong walk"),
+            Err(error) => assert!(matches!(error, SegmentError::Corruption { .. }), "{what}"),
+        }
+    }
 }
 
 #[test]
 fn every_single_bit_flip_is_found_and_none_changes_an_answer() {
-    for metric in [Metric::L2, Metric::Cosine] {
-        let (file, expected) = write(&small(metric), metric);
+    for (metric, graph) in [
+        (Metric::L2, false),
+        (Metric::L2, true),
+        (Metric::Cosine, true),
+        (Metric::InnerProduct, true),
+    ] {
+        let (file, expected) = if graph {
+            write_with_graph(&small(metric), metric, 4)
+        } else {
+            write(&small(metric), metric)
+        };
         let segment = Segment::open(memory(&file), &expected).unwrap();
         let intact = read_everything(&segment, &probes()).unwrap();
+        assert_eq!(intact.walked.len(), if graph { 5 } else { 0 });
         let mut bad = file.clone();
         for at in 0..file.len() {
             for bit in 0..8 {
@@ -74,21 +95,50 @@ fn every_single_bit_flip_is_found_and_none_changes_an_answer() {
 
 #[test]
 fn zeroed_pages_and_swapped_blocks_are_found() {
-    let (file, expected) = write(&crate::support::many(3000, 8), Metric::L2);
+    for graph in [None, Some(16)] {
+        let rows = many(3000, 8);
+        let (file, expected) = match graph {
+            Some(max_degree) => write_with_graph(&rows, Metric::Cosine, max_degree),
+            None => write(&rows, Metric::L2),
+        };
+        zero_and_swap_pages(&file, &expected);
+    }
+}
+
+fn zero_and_swap_pages(file: &[u8], expected: &Expected) {
+    let query = Query::new(expected.metric, &[0.5; 8]).unwrap();
+    let intact = Segment::open(memory(file), expected).unwrap();
+    let intact = walk(&intact, &query, 3000).unwrap();
+    // Opens, walks and verifies; a walk that does not end in an error is right.
+    let verdict = |bad: &[u8]| {
+        let segment = Segment::open(memory(bad), expected)?;
+        for _ in 0..2 {
+            match walk(&segment, &query, 3000) {
+                Ok(walked) => assert_eq!(walked, intact),
+                Err(error) => assert!(matches!(error, SegmentError::Corruption { .. })),
+            }
+            let _ = segment.verify();
+        }
+        segment.verify()
+    };
     let pages = file.len() / 4096;
     for page in 0..pages {
         let range = page * 4096..(page + 1) * 4096;
-        let mut bad = file.clone();
+        let mut bad = file.to_vec();
         bad[range.clone()].fill(0);
-        let verdict = Segment::open(memory(&bad), &expected).and_then(|segment| segment.verify());
-        assert!(verdict.is_err(), "page {page} zeroed");
+        assert!(verdict(&bad).is_err(), "page {page} zeroed");
         if page > 0 {
             // A misdirected write: intact bytes in the wrong place.
-            let mut bad = file.clone();
+            let mut bad = file.to_vec();
             bad.copy_within((page - 1) * 4096..page * 4096, range.start);
-            let verdict =
-                Segment::open(memory(&bad), &expected).and_then(|segment| segment.verify());
-            assert!(verdict.is_err(), "page {page} overwritten by its neighbour");
+            assert!(
+                verdict(&bad).is_err(),
+                "page {page} overwritten by its neighbour"
+            );
+            let mut bad = file.to_vec();
+            let (before, after) = bad.split_at_mut(range.start);
+            before[range.start - 4096..].swap_with_slice(&mut after[..4096]);
+            assert!(verdict(&bad).is_err(), "page {page} swapped");
         }
     }
 }

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::allocations;
-use crate::support::{FILE, many, small, sources, write};
+use crate::support::{FILE, many, small, sources, walk, write, write_with_graph};
 
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
@@ -24,7 +24,7 @@ pub(crate) fn u32_at(file: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(file[at..at + 4].try_into().unwrap())
 }
 
-fn put(file: &mut [u8], at: usize, value: u64) {
+pub(crate) fn put(file: &mut [u8], at: usize, value: u64) {
     file[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
@@ -58,6 +58,16 @@ impl Layout {
             sections: (0..count).map(entry).collect(),
             hashes_at: footer_offset + 16 + count * 32,
         }
+    }
+
+    /// Offset in the file of a section's entry in the table.
+    pub(crate) fn entry_at(&self, tag: SectionTag) -> usize {
+        let n = self
+            .sections
+            .iter()
+            .position(|entry| entry.tag == tag as u16)
+            .unwrap();
+        self.footer_offset + 16 + n * 32
     }
 
     pub(crate) fn range(&self, tag: SectionTag) -> Range<usize> {
@@ -137,14 +147,18 @@ fn exercise(file: &[u8], expected: &Expected) {
         let query = Query::new(expected.metric, &vec![1.0; expected.dimension as usize]).unwrap();
         let mut out = Vec::new();
         let _ = segment.nearest::<SegmentError>(&query, 5, |row| Ok(row.0 != 1), &mut out);
+        // Through the source, then, where the scrub came that far, in place.
+        let before = walk(&segment, &query, 40).map_err(|error| error.to_string());
         let _ = segment.verify();
+        let after = walk(&segment, &query, 40).map_err(|error| error.to_string());
+        assert_eq!(before, after);
     }
 }
 
 #[test]
 fn the_independent_decoder_agrees_with_the_writer() {
     for metric in [Metric::L2, Metric::Cosine] {
-        let (mut file, expected) = write(&many(2000, 7), metric);
+        let (mut file, expected) = write_with_graph(&many(2000, 7), metric, 4);
         let before = file.clone();
         let layout = Layout::read(&file);
         assert_eq!(rehash(&mut file, &layout), expected.hash);
@@ -163,10 +177,19 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
-    fn hostile_sections(edits in tampering(), cosine in any::<bool>(), large in any::<bool>()) {
+    fn hostile_sections(
+        edits in tampering(),
+        cosine in any::<bool>(),
+        large in any::<bool>(),
+        graph in any::<bool>(),
+    ) {
         let metric = if cosine { Metric::Cosine } else { Metric::L2 };
         let rows = if large { many(700, 3) } else { small(metric) };
-        let (mut file, mut expected) = write(&rows, metric);
+        let (mut file, mut expected) = if graph {
+            write_with_graph(&rows, metric, 5)
+        } else {
+            write(&rows, metric)
+        };
         let layout = Layout::read(&file);
         for (section, place, value) in edits {
             let range = layout.sections[section % layout.sections.len()].range.clone();
@@ -182,7 +205,7 @@ proptest! {
         edits in proptest::collection::vec((0usize..500, prop_oneof![Just(0u8), Just(0xFF), any::<u8>()]), 1..6),
         header in proptest::option::of((8usize..80, any::<u8>())),
     ) {
-        let (mut file, mut expected) = write(&small(Metric::Cosine), Metric::Cosine);
+        let (mut file, mut expected) = write_with_graph(&small(Metric::Cosine), Metric::Cosine, 4);
         let layout = Layout::read(&file);
         let footer_len = file.len() - 32 - layout.footer_offset;
         if let Some((at, value)) = header {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use esker_segment::distance::Query;
 use esker_segment::layout::SectionTag;
 use esker_segment::{Metric, Row, Segment, SegmentError};
 
 use crate::hostile::Layout;
-use crate::support::{Device, many, memory, paged, write};
+use crate::support::{Device, many, memory, paged, walk, walks_in_place, write, write_with_graph};
 
 fn touched(segment: &Segment) -> Vec<(SectionTag, u32)> {
     segment
@@ -18,7 +19,7 @@ fn touched(segment: &Segment) -> Vec<(SectionTag, u32)> {
 
 #[test]
 fn open_touches_header_footer_and_tables_only() {
-    let (file, expected) = write(&many(3000, 64), Metric::Cosine);
+    let (file, expected) = write_with_graph(&many(3000, 64), Metric::Cosine, 8);
     let segment = Segment::open(memory(&file), &expected).unwrap();
     let tables = [(SectionTag::KeyFences, 1), (SectionTag::Stats, 1)];
     assert_eq!(touched(&segment), tables);
@@ -117,6 +118,89 @@ fn memory_verifies_at_first_touch_and_a_device_at_every_read() {
         device.bytes.lock().unwrap()[at + 5000] ^= 1;
         assert_eq!(segment.vector(Row(78)).is_ok(), cache > 0);
         assert!(segment.verify().is_err(), "a scrub reads the device");
+    }
+}
+
+#[test]
+fn a_walk_touches_the_rows_that_it_meets() {
+    let (file, expected) = write_with_graph(&many(3000, 128), Metric::Cosine, 32);
+    let query = Query::new(Metric::Cosine, &[0.25; 128]).unwrap();
+    let device = Device::new(&file);
+    let segment = Segment::open(memory(&file), &expected).unwrap();
+    let before = touched(&segment);
+    let (done, found) = walk(&segment, &query, 10).unwrap();
+    let blocks = |wanted| {
+        let mut all = segment.verified_blocks();
+        all.find(|(tag, ..)| *tag == wanted)
+            .map(|(_, n, all)| (u64::from(n), u64::from(all)))
+    };
+    // Eight rows of vectors share a block, and 32 of edges.
+    let (vectors, all) = blocks(SectionTag::Vectors).unwrap();
+    assert!(vectors <= done.distances && vectors < all, "{vectors}");
+    let (edges, all) = blocks(SectionTag::Graph).unwrap();
+    assert!(edges <= done.visited && edges < all, "{edges}");
+    let mut others = touched(&segment);
+    others.retain(|entry| {
+        ![SectionTag::Vectors, SectionTag::Norms, SectionTag::Graph].contains(&entry.0)
+    });
+    assert_eq!(others, before);
+
+    // A device reads those blocks and no more, and with a cache no block twice.
+    let paged = Segment::open(paged(&device, 1 << 24), &expected).unwrap();
+    device.reads.lock().unwrap().clear();
+    assert_eq!(walk(&paged, &query, 10).unwrap(), (done, found));
+    assert_eq!(touched(&paged), touched(&segment));
+    let mut reads = device.reads.lock().unwrap().clone();
+    let ranges = [SectionTag::Vectors, SectionTag::Norms, SectionTag::Graph]
+        .map(|tag| Layout::read(&file).range(tag));
+    assert!(
+        reads
+            .iter()
+            .all(|(at, _)| ranges.iter().any(|range| range.contains(&(*at as usize))))
+    );
+    let count = reads.len();
+    reads.sort_unstable();
+    reads.dedup();
+    assert_eq!(reads.len(), count);
+}
+
+#[test]
+fn a_walk_meets_damage_at_first_touch_and_on_a_device_at_every_read() {
+    let (file, expected) = write_with_graph(&many(600, 16), Metric::Cosine, 16);
+    let query = Query::new(Metric::Cosine, &[0.25; 16]).unwrap();
+    let intact = Segment::open(memory(&file), &expected).unwrap();
+    let intact = walk(&intact, &query, 600).unwrap();
+    for tag in [SectionTag::Vectors, SectionTag::Norms, SectionTag::Graph] {
+        let range = Layout::read(&file).range(tag);
+        let mut bad = file.clone();
+        bad[range.end - 7] ^= 1;
+        let segment = Segment::open(memory(&bad), &expected).unwrap();
+        for _ in 0..2 {
+            let error = walk(&segment, &query, 600).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("of section {tag:?} fails")),
+                "{error}"
+            );
+            // The scrub marks what is good; the bad block must not pass with it.
+            assert!(segment.verify().is_err() && !walks_in_place(&segment));
+        }
+        let device = Device::new(&bad);
+        let segment = Segment::open(paged(&device, 0), &expected).unwrap();
+        assert!(matches!(
+            walk(&segment, &query, 600),
+            Err(SegmentError::Corruption { .. })
+        ));
+        device.bytes.lock().unwrap()[range.end - 7] ^= 1;
+        assert_eq!(walk(&segment, &query, 600).unwrap(), intact);
+        // Verified once is not verified for good.
+        segment.verify().unwrap();
+        device.bytes.lock().unwrap()[range.end - 7] ^= 1;
+        assert!(walk(&segment, &query, 600).is_err());
+        *device.broken.lock().unwrap() = true;
+        assert!(matches!(
+            walk(&segment, &query, 600),
+            Err(SegmentError::Io(_))
+        ));
     }
 }
 

@@ -9,7 +9,9 @@
 mod allocations;
 mod damage;
 mod format;
+mod graph;
 mod hostile;
+mod hostile_graph;
 mod lazy;
 mod nearest;
 mod round_trip;

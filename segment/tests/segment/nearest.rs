@@ -118,3 +118,33 @@ fn wrong_queries_and_failing_callers_are_errors() {
     let result = segment.nearest(&query, 1, failing, &mut out);
     assert_eq!(result.unwrap_err().to_string(), "the caller's own");
 }
+
+#[test]
+fn a_scan_stops_when_told_and_says_how_far_it_came() {
+    // 2,048 rows to a piece of vectors.
+    let rows = many(5000, 64);
+    let all_live = [false; 5000];
+    for metric in [Metric::L2, Metric::Cosine] {
+        let (file, expected) = write(&rows, metric);
+        let query = Query::new(metric, &rows.rows[4999].vector).unwrap();
+        for source in sources(&file) {
+            let segment = Segment::open(source, &expected).unwrap();
+            for (pieces, compared) in [(0, 0), (1, 2048), (2, 4096), (3, 5000), (9, 5000)] {
+                let (mut asked, mut out) = (0, vec![(0.0, Row(9))]);
+                let proceed = || {
+                    asked += 1;
+                    asked <= pieces
+                };
+                let live = |_| Ok::<_, SegmentError>(true);
+                let count = segment.nearest_while(&query, 10, live, proceed, &mut out);
+                assert_eq!(count.unwrap(), compared, "{metric} {pieces}");
+                assert_eq!(asked, 3.min(pieces + 1), "no piece goes unasked");
+                // The nearest of those that came first.
+                let mut dead = all_live;
+                dead[compared as usize..].fill(true);
+                let got: Vec<_> = out.iter().map(|(d, row)| (d.to_bits(), *row)).collect();
+                assert_eq!(got, naive(&rows, &query, 10, &dead), "{metric} {pieces}");
+            }
+        }
+    }
+}

@@ -7,7 +7,9 @@ use std::thread;
 use esker_segment::{Metric, Row, Segment};
 use proptest::prelude::*;
 
-use crate::support::{Rows, TestRow, many, metrics, read_everything, small, sources, write};
+use crate::support::{
+    Rows, TestRow, many, metrics, read_everything, small, sources, write, write_with_graph,
+};
 
 fn keys() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
@@ -68,8 +70,12 @@ proptest! {
         rows in rows(),
         metric in metrics(),
         probes in proptest::collection::vec(keys(), 20),
+        graph in proptest::option::of(4u32..12),
     ) {
-        let (file, expected) = write(&rows, metric);
+        let (file, expected) = match graph {
+            Some(max_degree) => write_with_graph(&rows, metric, max_degree),
+            None => write(&rows, metric),
+        };
         let by_key: BTreeMap<&[u8], Row> =
             rows.rows.iter().enumerate().map(|(n, row)| (&row.key[..], Row(n as u32))).collect();
         let probes: Vec<_> =
@@ -83,6 +89,12 @@ proptest! {
             prop_assert_eq!(read.found, found);
             let ordered: Vec<_> = by_key.iter().map(|(key, row)| (key.to_vec(), *row)).collect();
             prop_assert_eq!(read.ordered, ordered);
+            // A walk that keeps all rows is a scan, but for the order of equals.
+            let mut all = if graph.is_some() { read.nearest } else { Vec::new() };
+            all.sort_by(|a, b| {
+                f32::from_bits(a.0).total_cmp(&f32::from_bits(b.0)).then(a.1.cmp(&b.1))
+            });
+            prop_assert_eq!(read.walked, all);
             for probe in &probes {
                 for from in [Bound::Included(&probe[..]), Bound::Excluded(&probe[..])] {
                     let got = segment.iter_from(from).unwrap().next().transpose().unwrap();
@@ -92,6 +104,8 @@ proptest! {
             }
             segment.verify().unwrap();
             let stats = segment.stats();
+            prop_assert_eq!(segment.has_graph(), graph.is_some());
+            prop_assert_eq!(stats.graph.map(|graph| graph.max_degree), graph);
             prop_assert_eq!(stats.min_seqno.0, rows.rows.iter().map(|row| row.seqno).min().unwrap());
             prop_assert_eq!(stats.max_seqno.0, rows.rows.iter().map(|row| row.seqno).max().unwrap());
             let payloads = || rows.rows.iter().filter_map(|row| row.payload.as_ref());
@@ -153,6 +167,11 @@ fn a_file_is_a_function_of_its_rows() {
     assert_eq!(
         write(&rows, Metric::Cosine).0,
         write(&rows, Metric::Cosine).0
+    );
+    let rows = many(500, 6);
+    assert_eq!(
+        write_with_graph(&rows, Metric::Cosine, 8).0,
+        write_with_graph(&rows, Metric::Cosine, 8).0
     );
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use esker_segment::{
     BlockCache, Bytes, CollectionId, Expected, FileId, GraphBuild, GraphParams, Inline, Key,
-    Memory, Metric, Paged, ReadAt, Row, RowSource, Segment, SegmentError, SegmentId, SegmentParams,
-    SegmentSummary, SeqNo, Source, write_segment,
+    Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, Segment, SegmentError, SegmentId,
+    SegmentParams, SegmentSummary, SeqNo, Source, Walk, distance::Query, write_segment,
 };
 use proptest::prelude::*;
 
@@ -84,7 +84,8 @@ pub(crate) fn write_with_graph(
     let params = GraphParams {
         max_degree,
         l_build: 32,
-        alpha: 1.2,
+        // What the engine's defaults are.
+        alpha: 1.3,
         seed: 9,
     };
     let build = GraphBuild {
@@ -206,6 +207,8 @@ pub(crate) struct Everything {
     pub(crate) found: Vec<Option<Row>>,
     pub(crate) ordered: Vec<(Vec<u8>, Row)>,
     pub(crate) nearest: Vec<(u32, Row)>,
+    /// Of a walk that keeps every row; empty without a graph.
+    pub(crate) walked: Vec<(u32, Row)>,
 }
 
 pub(crate) fn read_everything(
@@ -236,19 +239,64 @@ pub(crate) fn read_everything(
         .collect::<Result<_, _>>()?;
     let mut nearest = Vec::new();
     let dimension = segment.expected().dimension as usize;
-    let query =
-        esker_segment::distance::Query::new(segment.expected().metric, &vec![0.5; dimension]);
-    segment.nearest::<SegmentError>(&query.unwrap(), usize::MAX, |_| Ok(true), &mut nearest)?;
+    let query = Query::new(segment.expected().metric, &vec![0.5; dimension]).unwrap();
+    segment.nearest::<SegmentError>(&query, usize::MAX, |_| Ok(true), &mut nearest)?;
     let nearest = nearest
         .into_iter()
         .map(|(d, row)| (d.to_bits(), row))
         .collect();
+    let (_, walked) = walk(segment, &query, segment.rows() as usize)?;
     Ok(Everything {
         rows,
         found,
         ordered,
         nearest,
+        walked,
     })
+}
+
+/// A walk to its end and the bits of what it found. Its work is bounded by the
+/// rows, whatever the edges are.
+pub(crate) fn walk(
+    segment: &Segment,
+    query: &Query,
+    l: usize,
+) -> Result<(Walk, Vec<(u32, Row)>), SegmentError> {
+    let mut scratch = SearchScratch::default();
+    let rows = u64::from(segment.rows());
+    let walk = segment.walk::<SegmentError>(query, l, &mut scratch, |_, so_far| {
+        assert!(so_far.visited < so_far.distances && so_far.distances <= rows);
+        Ok(true)
+    })?;
+    assert!(walk.finished && walk.visited <= walk.distances && walk.distances <= rows);
+    let found = scratch
+        .candidates()
+        .map(|(distance, row)| (distance.to_bits(), row));
+    Ok((walk, found.collect()))
+}
+
+/// The same file in every state that a walk distinguishes: in memory, in memory
+/// with every block verified, and on a device.
+pub(crate) fn states(file: &[u8], expected: &Expected) -> Result<[Segment; 3], SegmentError> {
+    let [fresh, paged] = sources(file);
+    let verified = Segment::open(memory(file), expected)?;
+    // Whatever the verdict: what matters is which blocks it got to.
+    let _ = verified.verify();
+    Ok([
+        Segment::open(fresh, expected)?,
+        verified,
+        Segment::open(paged, expected)?,
+    ])
+}
+
+/// Whether nothing that a walk may touch is left to verify.
+pub(crate) fn walks_in_place(segment: &Segment) -> bool {
+    use esker_segment::layout::SectionTag::{Graph, Norms, Vectors};
+    segment.has_graph()
+        && segment
+            .verified_blocks()
+            .filter(|(tag, ..)| [Vectors, Norms, Graph].contains(tag))
+            .all(|(_, verified, all)| verified == all)
 }
 
 pub(crate) fn metrics() -> impl Strategy<Value = Metric> {

@@ -15,12 +15,14 @@
 mod compare;
 mod model;
 mod reads;
+mod searches;
 
 #[cfg(test)]
 mod tests;
 
 pub use model::{Change, Loss, Oracle, Outcome, Recovered, WriteId};
 pub use reads::{Queries, check_snapshot};
+pub use searches::Seen;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

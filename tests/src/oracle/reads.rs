@@ -6,10 +6,11 @@
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::sync::Arc;
 
-use esker::{Collection, Db, Key, Metric, Record, Scan, SearchOptions, SearchResult, Snapshot};
-use esker_segment::distance::{Query, inverse_norm};
+use esker::{Collection, Db, Key, Record, Scan, SearchOptions, SearchResult, Snapshot};
 
+use super::searches::{Seen, check_searches};
 use super::{Row, Rows, State};
 use crate::rng::Rng;
 
@@ -21,6 +22,8 @@ pub struct Queries {
     pub count: usize,
     /// Whether each known key is looked up.
     pub every_key: bool,
+    /// What searches by graphs found.
+    pub seen: Arc<Seen>,
 }
 
 impl Queries {
@@ -31,6 +34,7 @@ impl Queries {
             seed,
             count: 2,
             every_key: true,
+            seen: Arc::default(),
         }
     }
 }
@@ -38,8 +42,8 @@ impl Queries {
 type Answer<T> = Result<T, esker::Error>;
 
 /// One collection as it is now, or as a snapshot has it.
-struct Reading<'a> {
-    collection: &'a Collection,
+pub(super) struct Reading<'a> {
+    pub(super) collection: &'a Collection,
     snapshot: Option<&'a Snapshot>,
 }
 
@@ -79,18 +83,18 @@ impl Reading<'_> {
         }
     }
 
-    fn search(&self, query: &[f32], options: &SearchOptions) -> Answer<SearchResult> {
+    pub(super) fn search(&self, query: &[f32], options: &SearchOptions) -> Answer<SearchResult> {
         match self.snapshot {
             Some(snapshot) => snapshot.search(self.collection, query, options),
             None => self.collection.search(query, options),
         }
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.collection.name()
     }
 
-    fn failed(&self, what: &str, error: &esker::Error) -> String {
+    pub(super) fn failed(&self, what: &str, error: &esker::Error) -> String {
         format!("{what} of {:?} failed: {error}", self.name())
     }
 }
@@ -212,7 +216,7 @@ fn check_collection(
     let mut rng = Rng::new(queries.seed);
     for _ in 0..queries.count {
         check_range(reading, rows, keys, &mut rng)?;
-        check_search(reading, rows, &mut rng)?;
+        check_searches(reading, rows, &mut rng, &queries.seen)?;
     }
     Ok(())
 }
@@ -305,66 +309,4 @@ fn differs(
 ) -> String {
     let name = reading.name();
     format!("{what} in {name:?} gives\n  {found:?}\nnot\n  {expected:?}")
-}
-
-/// One search against the brute-force answer, bit for bit.
-fn check_search(reading: &Reading<'_>, rows: &Rows, rng: &mut Rng) -> Result<(), String> {
-    let dimension = reading.collection.dimension() as usize;
-    let metric = reading.collection.metric();
-    // Half of the queries sit on a row, so that distances of zero and ties occur.
-    let on_row = rng.chance(1, 2);
-    let n = rng.below(rows.len() as u64) as usize;
-    let vector: Vec<f32> = match rows.values().nth(n) {
-        Some(row) if on_row => row.floats(),
-        _ => (0..dimension).map(|_| 0.5 + rng.below(8) as f32).collect(),
-    };
-    let k = 1 + rng.below(rows.len() as u64 + 3) as usize;
-    let options = SearchOptions::new(k).with_vectors(true).with_payloads(true);
-    let result = reading
-        .search(&vector, &options)
-        .map_err(|error| reading.failed("a search", &error))?;
-    let expected = nearest(metric, &vector, rows, k);
-    let found: Vec<_> = result
-        .hits
-        .iter()
-        .map(|hit| {
-            let row = Row::new(
-                hit.vector.as_deref().unwrap_or_default(),
-                hit.payload.as_deref(),
-            );
-            (hit.distance.to_bits(), hit.key.clone(), row)
-        })
-        .collect();
-    if found != expected {
-        let brief = |hits: &[(u32, Key, Row)]| -> Vec<(f32, Key)> {
-            let hits = hits.iter();
-            hits.map(|(d, key, _)| (f32::from_bits(*d), key.clone()))
-                .collect()
-        };
-        return Err(format!(
-            "a search of {:?} for the {k} nearest to {vector:?} gives\n  {:?}\nnot\n  {:?}",
-            reading.name(),
-            brief(&found),
-            brief(&expected)
-        ));
-    }
-    Ok(())
-}
-
-/// The answer by the definition: every distance, ordered by distance, then key.
-fn nearest(metric: Metric, vector: &[f32], rows: &Rows, k: usize) -> Vec<(u32, Key, Row)> {
-    let query = Query::new(metric, vector).expect("the query could be a row");
-    let mut all: Vec<_> = rows
-        .iter()
-        .map(|(key, row)| {
-            let floats = row.floats();
-            let distance = query.distance(&floats, inverse_norm(&floats));
-            (distance, key, row)
-        })
-        .collect();
-    all.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(b.1)));
-    all.truncate(k);
-    all.into_iter()
-        .map(|(distance, key, row)| (distance.to_bits(), key.clone(), row.clone()))
-        .collect()
 }

@@ -72,6 +72,7 @@ fn look(done: &mut Done, env: &SimEnv, db: &Db, oracle: &Oracle) {
         seed: 0,
         count: 0,
         every_key: false,
+        seen: Arc::default(),
     };
     env.pause_faults(true);
     let result = oracle.check_live(db, &queries);

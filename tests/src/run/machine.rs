@@ -3,13 +3,15 @@
 //! Owns crashes, reopening, and what is compared when. Must not know: what each
 //! operation does.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use esker::{CollectionOptions, Db, Snapshot};
 
 use super::ops::{COLLECTIONS, Case, CrashSpec, Op};
-use crate::oracle::{Loss, Oracle, Outcome, Queries, State, WriteId, check_snapshot};
+use super::summary::Summary;
+use crate::oracle::{Loss, Oracle, Outcome, Queries, Seen, State, WriteId, check_snapshot};
 use crate::sim::{At, Crash, Fault, Moment, SimEnv};
 
 pub(super) const DIR: &str = "/db";
@@ -17,43 +19,10 @@ pub(super) const DIR: &str = "/db";
 /// Background steps after which there must be nothing left to do.
 const MANY_STEPS: usize = 2_000;
 
-/// What a run did, so that a test can tell that it was not empty.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Summary {
-    pub writes: u64,
-    pub acked: u64,
-    pub crashes: u64,
-    pub crashes_in_recovery: u64,
-    /// Writes that a power cut took, as it may.
-    pub lost: u64,
-    pub torn_tails: u64,
-    pub flushes: u64,
-    pub merges: u64,
-    pub faults: u64,
-    pub poisoned: u64,
-    pub errored: u64,
-    pub crossings: u64,
-    pub snapshots: u64,
-}
-
-impl Summary {
-    /// Adds another run's.
-    pub fn add(&mut self, other: &Self) {
-        self.writes += other.writes;
-        self.acked += other.acked;
-        self.crashes += other.crashes;
-        self.crashes_in_recovery += other.crashes_in_recovery;
-        self.lost += other.lost;
-        self.torn_tails += other.torn_tails;
-        self.flushes += other.flushes;
-        self.merges += other.merges;
-        self.faults += other.faults;
-        self.poisoned += other.poisoned;
-        self.errored += other.errored;
-        self.crossings += other.crossings;
-        self.snapshots += other.snapshots;
-    }
-}
+/// Percent of the true neighbours that the searches by graphs of one run must
+/// find, once there were this many.
+const LEAST_RECALL: u64 = 90;
+const ENOUGH: u64 = 200;
 
 /// A machine, the database on it, and what is known of both.
 pub(super) struct Machine<'a> {
@@ -71,6 +40,7 @@ pub(super) struct Machine<'a> {
     /// Submitted writes whose callback said that they are on the disk.
     pub(super) durable: Arc<Mutex<Vec<WriteId>>>,
     pub(super) checks: u64,
+    seen: Arc<Seen>,
     /// The last calls of the machine before this one.
     past: String,
     pub(super) summary: Summary,
@@ -93,11 +63,12 @@ pub fn run(case: &Case) -> Result<Summary, String> {
         periodic: Vec::new(),
         durable: Arc::default(),
         checks: 0,
+        seen: Arc::default(),
         past: String::new(),
         summary: Summary::default(),
     };
     match machine.run() {
-        Ok(()) => Ok(machine.summary),
+        Ok(()) => machine.judge(),
         Err(error) => Err(machine.explain(&error)),
     }
 }
@@ -111,6 +82,20 @@ impl Machine<'_> {
         }
         self.finish()
             .map_err(|error| format!("at the end:\n{error}"))
+    }
+
+    /// The summary of a run that ended, if its searches found enough.
+    fn judge(&mut self) -> Result<Summary, String> {
+        let (found, of) = self.seen.recall();
+        if of >= ENOUGH && found * 100 < of * LEAST_RECALL {
+            return Err(format!(
+                "searches by graphs found {found} of {of} true neighbours"
+            ));
+        }
+        (self.summary.neighbors_found, self.summary.neighbors) = (found, of);
+        self.summary.walks = self.seen.walks.load(Ordering::Relaxed);
+        self.summary.fallbacks = self.seen.fallbacks.load(Ordering::Relaxed);
+        Ok(self.summary)
     }
 
     fn step(&mut self, op: &Op) -> Result<(), String> {
@@ -155,6 +140,7 @@ impl Machine<'_> {
             seed: self.case.seed ^ self.checks,
             count: 1,
             every_key: thorough || self.checks.is_multiple_of(8),
+            seen: Arc::clone(&self.seen),
         };
         let db = self.db();
         self.env.pause_faults(true);
@@ -293,7 +279,10 @@ impl Machine<'_> {
                 "a clean close left something to recover: {report:?}"
             ));
         }
-        let queries = Queries::new(self.case.seed ^ self.opens as u64);
+        let queries = Queries {
+            seen: Arc::clone(&self.seen),
+            ..Queries::new(self.case.seed ^ self.opens as u64)
+        };
         self.env.pause_faults(true);
         let recovered = self
             .oracle

@@ -10,9 +10,11 @@ mod inside;
 mod machine;
 mod ops;
 mod steps;
+mod summary;
 
-pub use machine::{Summary, run};
+pub use machine::run;
 pub use ops::{
-    Case, ChangeSpec, CrashSpec, Crossing, FaultCalls, FaultSpec, How, Inside, Op, PERIOD, Place,
-    Settings, WriteSpec,
+    BulkSpec, Case, ChangeSpec, CrashSpec, Crossing, FaultCalls, FaultSpec, How, Inside, Op,
+    PERIOD, Place, Settings, WriteSpec,
 };
+pub use summary::Summary;

@@ -6,9 +6,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use esker::{Background, Durability, MapMode, Metric, Options};
+use esker::{Background, Durability, GraphOptions, MapMode, Metric, Options};
 
+use crate::load::unit;
 use crate::oracle::{Change, Row};
+use crate::rng::Rng;
 use crate::sim::{Crash, Moment, SimEnv};
 
 /// A whole run.
@@ -32,13 +34,18 @@ pub struct Settings {
     pub pread: bool,
     pub auto_compact: bool,
     pub merge_width: usize,
+    /// Whether every segment gets a graph, however small.
+    pub graph: bool,
 }
 
 impl Settings {
     /// The engine's options.
     #[must_use]
     pub fn options(&self, env: &SimEnv) -> Options {
+        let graph = GraphOptions::new().max_degree(8).l_build(24);
+        let graph = graph.min_rows(if self.graph { 1 } else { u32::MAX });
         Options::new()
+            .graph(graph)
             .memory_budget(self.memory_budget)
             .memtable_bytes(self.memtable_bytes)
             .log_file_bytes(self.log_file_bytes)
@@ -60,6 +67,8 @@ impl Settings {
 #[derive(Clone, Debug)]
 pub enum Op {
     Write(WriteSpec),
+    /// A batch of many rows.
+    Bulk(BulkSpec),
     /// Several batches are queued before any is waited for.
     Submit(Vec<WriteSpec>),
     Sync,
@@ -131,13 +140,49 @@ pub enum How {
     Submit,
 }
 
+/// Rows of neighbouring keys.
+#[derive(Clone, Copy, Debug)]
+pub struct BulkSpec {
+    pub collection: u8,
+    pub first: u16,
+    pub rows: u16,
+    /// Where the vectors are drawn from; `None` deletes the rows.
+    pub seed: Option<u16>,
+    pub durability: Durability,
+}
+
+impl BulkSpec {
+    /// The batch that it stands for.
+    #[must_use]
+    pub fn write(&self) -> WriteSpec {
+        let change = |key: u16| ChangeSpec {
+            collection: self.collection,
+            key: BULK_KEYS + key,
+            value: self
+                .seed
+                .map(|seed| DRAWN + (u32::from(seed) << 12) + u32::from(key)),
+            payload: None,
+        };
+        WriteSpec {
+            changes: (self.first..self.first + self.rows).map(change).collect(),
+            durability: self.durability,
+            how: How::Write,
+        }
+    }
+}
+
+/// Keys from this one on are those of [`BulkSpec`].
+const BULK_KEYS: u16 = 100;
+/// Values from this one on stand for vectors without a pattern.
+const DRAWN: u32 = 256;
+
 /// One operation of a batch, in small numbers.
 #[derive(Clone, Copy)]
 pub struct ChangeSpec {
     pub collection: u8,
-    pub key: u8,
+    pub key: u16,
     /// `None` deletes.
-    pub value: Option<u8>,
+    pub value: Option<u32>,
     /// Bytes of payload; `None` for none.
     pub payload: Option<u16>,
 }
@@ -192,21 +237,24 @@ impl ChangeSpec {
     /// Short keys, and a few that are longer than a block's usual.
     pub(super) fn key(&self) -> Vec<u8> {
         let mut key = format!("k{}", self.key).into_bytes();
-        if self.key % 8 == 7 {
+        if self.key < BULK_KEYS && self.key % 8 == 7 {
             key.resize(usize::from(self.key) * 7, b'.');
         }
         key
     }
 
-    /// Few distinct components, so that distances tie.
-    pub(super) fn vector(value: u8, dimension: u32) -> Vec<f32> {
-        let value = u32::from(value);
+    /// Few distinct components, so that distances tie; or any.
+    pub(super) fn vector(value: u32, dimension: u32) -> Vec<f32> {
+        if value >= DRAWN {
+            let mut rng = Rng::new(value.into());
+            return (0..dimension).map(|_| 0.1 + 7.0 * unit(&mut rng)).collect();
+        }
         let component = |i: u32| ((value * (i + 3) + i * 5) % 7) as f32 - 2.5;
         (0..dimension).map(component).collect()
     }
 
-    pub(super) fn payload(value: u8, len: u16) -> Vec<u8> {
-        let byte = |i: u16| value.wrapping_add(i.to_le_bytes()[0]);
+    pub(super) fn payload(value: u32, len: u16) -> Vec<u8> {
+        let byte = |i: u16| value.to_le_bytes()[0].wrapping_add(i.to_le_bytes()[0]);
         (0..len).map(byte).collect()
     }
 

@@ -45,6 +45,7 @@ impl Machine<'_> {
         match op {
             Op::Write(spec) if spec.how == How::Submit => self.submit(std::slice::from_ref(spec)),
             Op::Write(spec) => self.write(spec),
+            Op::Bulk(bulk) => self.write(&bulk.write()),
             Op::Submit(specs) => self.submit(specs),
             Op::Sync => self.durable_call("sync", Db::sync),
             Op::Flush => self.durable_call("flush", Db::flush),
