@@ -66,7 +66,8 @@ for data in "${sets[@]}"; do
     if [[ -n $peers ]]; then
         for file in "$peers/$name".*.jsonl; do
             # Esker's own are measured, never copied.
-            [[ ${file##*/} == "$name.esker.jsonl" ]] || cp -- "$file" "$out/"
+            [[ ${file##*/} == "$name.esker.jsonl" || $file -ef $out/${file##*/} ]] ||
+                cp -- "$file" "$out/"
         done
     fi
     # Half a measurement replaces nothing.

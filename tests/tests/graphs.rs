@@ -216,6 +216,41 @@ fn a_merge_gives_way_to_a_compaction() {
     check(&c, &rows);
 }
 
+/// A merge that builds a graph while as many rows as it has come without one ends
+/// without it, so that they are merged together.
+#[test]
+fn a_merge_that_is_outrun_leaves_its_graph() {
+    let dir = tempfile::tempdir().expect("dir");
+    // Graphs that take long, and none for what comes meanwhile.
+    let slow = GraphOptions::new()
+        .min_rows(1_000)
+        .max_degree(64)
+        .l_build(800);
+    let db = Db::open(dir.path(), loading(Background::Manual).graph(slow)).expect("opens");
+    let c = make(&db);
+    let rows = uniform(10, 4_800, DIMENSION);
+    for flush in 0..4 {
+        load(&db, &c, &rows, flush * 600, 600);
+        db.flush().expect("flushed");
+    }
+    std::thread::scope(|scope| {
+        let step = scope.spawn(|| db.run_background_step().expect("works"));
+        wait_until("a build", &db, || db.stats().build_bytes > 0);
+        for flush in 4..8 {
+            load(&db, &c, &rows, flush * 600, 600);
+            db.flush().expect("flushed");
+        }
+        assert!(step.join().expect("ends"));
+    });
+    let stats = db.stats();
+    assert_eq!((stats.merges, stats.segments), (1, 5), "{stats:#?}");
+    assert_eq!(stats.graph_rows, 0, "it was left");
+    work(&db);
+    let stats = db.stats();
+    assert_eq!((stats.segments, stats.graph_rows), (1, 4_800), "{stats:#?}");
+    check(&c, &rows);
+}
+
 /// A compaction gives even a single clean segment its graph, when it has none.
 #[test]
 fn a_compaction_builds_a_missing_graph() {

@@ -296,6 +296,10 @@ impl Space for FromRow<'_> {
         Ok(())
     }
 
+    fn vector_bytes(&self) -> usize {
+        size_of_val(self.vectors.row(0))
+    }
+
     #[inline]
     fn prefetch_vector(&self, row: u32) {
         self.vectors.prefetch(row);

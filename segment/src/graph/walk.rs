@@ -10,9 +10,9 @@
 use crate::graph::pool::Pool;
 use crate::graph::visited::Visited;
 
-/// How many rows ahead of the distance in hand a vector is asked for. From about
-/// ten on it makes no difference that could be measured; four are too few.
-const PREFETCH_ROWS: usize = 16;
+/// Bytes of vectors that are asked for ahead of the distance in hand. Short rows
+/// need many on their way at once; with long ones too many push each other out.
+const BYTES_AHEAD: usize = 6 << 10;
 
 /// What a walk needs of vectors and edges, for one query.
 pub(crate) trait Space {
@@ -23,6 +23,9 @@ pub(crate) trait Space {
 
     /// Puts a row's out-neighbours into `out`, which is empty.
     fn neighbors(&self, row: u32, out: &mut Vec<u32>) -> Result<(), Self::Error>;
+
+    /// Bytes of a vector.
+    fn vector_bytes(&self) -> usize;
 
     /// Asks the processor for a row's vector.
     fn prefetch_vector(&self, row: u32);
@@ -84,6 +87,7 @@ pub(crate) fn walk<S: Space>(
         neighbors,
         distances,
     } = scratch;
+    let ahead = (BYTES_AHEAD / space.vector_bytes().max(1)).clamp(3, 16);
     pool.reset(l);
     visited.clear();
     visited.insert(start);
@@ -107,7 +111,7 @@ pub(crate) fn walk<S: Space>(
         neighbors.clear();
         space.neighbors(row, neighbors)?;
         neighbors.retain(|row| visited.insert(*row));
-        for row in neighbors.iter().take(PREFETCH_ROWS) {
+        for row in neighbors.iter().take(ahead) {
             space.prefetch_vector(*row);
         }
         // Most likely the next to be expanded.
@@ -116,7 +120,7 @@ pub(crate) fn walk<S: Space>(
         }
         distances.clear();
         for (i, row) in neighbors.iter().enumerate() {
-            if let Some(ahead) = neighbors.get(i + PREFETCH_ROWS) {
+            if let Some(ahead) = neighbors.get(i + ahead) {
                 space.prefetch_vector(*ahead);
             }
             distances.push(space.distance(*row)?);

@@ -143,6 +143,10 @@ impl<S: Space<Error = SegmentError>, E: From<SegmentError>> Space for Failing<S,
         Ok(self.0.neighbors(row, out)?)
     }
 
+    fn vector_bytes(&self) -> usize {
+        self.0.vector_bytes()
+    }
+
     #[inline]
     fn prefetch_vector(&self, row: u32) {
         self.0.prefetch_vector(row);
@@ -223,6 +227,10 @@ impl<S: SectionSource> Space for Graph<'_, S> {
         Ok(())
     }
 
+    fn vector_bytes(&self) -> usize {
+        self.segment.expected.dimension as usize * 4
+    }
+
     fn prefetch_vector(&self, row: u32) {
         let stride = u64::from(self.segment.expected.dimension) * 4;
         let start = u64::from(row) * stride;
@@ -286,6 +294,10 @@ impl Space for InPlace<'_> {
             .ok_or_else(|| bad_edge(self.section, row))?;
         out.extend_from_slice(until_end(places));
         Ok(())
+    }
+
+    fn vector_bytes(&self) -> usize {
+        self.dimension * 4
     }
 
     #[inline]

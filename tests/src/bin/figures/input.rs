@@ -129,7 +129,9 @@ fn parse(line: &str) -> Result<(Setting, Peer), String> {
     };
     let text = |name: &str| match value.get(name).and_then(Value::as_str) {
         Some(text) if is_name(text) => Ok(text.to_owned()),
-        _ => Err(format!("{name} must be a name of letters, digits and -")),
+        _ => Err(format!(
+            "{name} must be a name of letters, digits and - _ . or spaces"
+        )),
     };
     let point = Point {
         recall: number("recall")?,
