@@ -175,13 +175,22 @@ impl Builder<'_> {
         results.into_iter().collect()
     }
 
-    fn limits(&self, alpha: f32) -> Limits {
+    /// Chooses among the candidates in hand.
+    fn prune(&self, row: u32, alpha: f32, scratch: &mut Scratch) {
         let max_degree = self.params.max_degree as usize;
-        Limits {
+        let limits = Limits {
             max_degree,
             least_degree: self.vectors.least_degree(max_degree),
             alpha,
-        }
+        };
+        prune(
+            self.vectors,
+            row,
+            &mut scratch.candidates,
+            limits,
+            &mut scratch.prune,
+            &mut scratch.chosen,
+        );
     }
 
     /// The neighbours of a row by what a walk to it meets.
@@ -205,15 +214,7 @@ impl Builder<'_> {
         );
         let before = self.graph.neighbors(row).iter();
         candidates.extend(before.map(|other| (self.vectors.between(row, *other), *other)));
-        let limits = self.limits(alpha);
-        prune(
-            self.vectors,
-            row,
-            candidates,
-            limits,
-            &mut scratch.prune,
-            &mut scratch.chosen,
-        );
+        self.prune(row, alpha, scratch);
     }
 
     /// The neighbours of a row that others have chosen as theirs.
@@ -239,15 +240,7 @@ impl Builder<'_> {
         candidates.clear();
         let chosen = scratch.chosen.iter();
         candidates.extend(chosen.map(|other| (self.vectors.between(row, *other), *other)));
-        let limits = self.limits(alpha);
-        prune(
-            self.vectors,
-            row,
-            candidates,
-            limits,
-            &mut scratch.prune,
-            &mut scratch.chosen,
-        );
+        self.prune(row, alpha, scratch);
     }
 
     /// Prunes what exceeds R, and drops the slack; a part of the rows at a time,
