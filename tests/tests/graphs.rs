@@ -251,6 +251,61 @@ fn a_merge_that_is_outrun_leaves_its_graph() {
     check(&c, &rows);
 }
 
+/// A compaction merges what is there when it is asked for, and ends although more
+/// is flushed all the time.
+#[test]
+fn a_compaction_ends_under_writes() {
+    let dir = tempfile::tempdir().expect("dir");
+    // A merge takes longer than a flush, which builds no graph.
+    let slow = GraphOptions::new()
+        .min_rows(400)
+        .max_degree(64)
+        .l_build(400);
+    let db = Db::open(dir.path(), loading(Background::Manual).graph(slow)).expect("opens");
+    let c = make(&db);
+    let rows = uniform(11, 1_000, DIMENSION);
+    load(&db, &c, &rows, 0, 300);
+    db.flush().expect("flushed");
+    load(&db, &c, &rows, 300, 700);
+    std::thread::scope(|scope| {
+        let compaction = scope.spawn(|| db.compact().expect("compacts"));
+        let end = Instant::now() + Duration::from_secs(30);
+        while !compaction.is_finished() {
+            let stats = db.stats();
+            assert!(
+                Instant::now() < end,
+                "it takes in what came later: {stats:?}"
+            );
+            load(&db, &c, &rows, 0, 50);
+            db.flush().expect("flushed");
+        }
+    });
+    assert_eq!(db.stats().merges, 1);
+    check(&c, &rows);
+}
+
+/// The flush of a compaction builds no graph, since the merge throws it away.
+#[test]
+fn a_compaction_builds_each_graph_once() {
+    let written = |flush_first: bool| {
+        let dir = tempfile::tempdir().expect("dir");
+        let db = Db::open(dir.path(), loading(Background::Manual)).expect("opens");
+        let c = make(&db);
+        let rows = uniform(12, 1_000, DIMENSION);
+        load(&db, &c, &rows, 0, 500);
+        db.flush().expect("flushed");
+        load(&db, &c, &rows, 500, 500);
+        if flush_first {
+            db.flush().expect("flushed");
+        }
+        db.compact().expect("compacts");
+        assert_eq!((db.stats().segments, db.stats().graph_rows), (1, 1_000));
+        db.stats().bytes_written_segments
+    };
+    let graph = 500 * 12 * 4;
+    assert!(written(false) + graph <= written(true));
+}
+
 /// A compaction gives even a single clean segment its graph, when it has none.
 #[test]
 fn a_compaction_builds_a_missing_graph() {
