@@ -236,7 +236,9 @@ impl Core {
             }
         });
         let output = match output {
-            Err(Error::Closed) if watch.gives_way() => return Ok(false),
+            // Cancelled, but not because the database closes. What it was for may
+            // be over by now.
+            Err(Error::Closed) if !self.cancel.load(Ordering::Acquire) => return Ok(false),
             other => other?,
         };
         self.commit_merge(info.id, inputs, output)?;
