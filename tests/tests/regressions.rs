@@ -295,3 +295,27 @@ fn a_drop_in_doubt_can_be_settled() {
     one(&db, "a").put("k", &[1.0; 4]).expect("a new one");
     assert!(db.verify().expect("verifies").is_ok());
 }
+
+/// A child process that is being started holds all open files for a moment, the
+/// lock's among them: closing the file does not release the lock then.
+#[cfg(unix)]
+#[test]
+fn a_close_frees_the_directory_while_processes_are_started() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().expect("dir");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let status = std::process::Command::new("true").status();
+                assert!(status.expect("runs").success());
+            }
+        });
+        let opened: Result<()> = (0..300).try_for_each(|_| {
+            let options = Options::new().background(Background::Manual);
+            Db::open(dir.path(), options)?.close()
+        });
+        done.store(true, Ordering::Relaxed);
+        opened.expect("nobody else has it open");
+    });
+}

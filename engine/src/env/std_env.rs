@@ -212,7 +212,16 @@ impl StorageFile for StdFile {
     }
 }
 
-/// The lock lives as long as the open file description does.
-struct StdLock(#[expect(dead_code, reason = "held for its drop, which releases the lock")] File);
+/// A lock of the open file description. It is released explicitly: a child
+/// process that another thread is starting has the description open, too, until
+/// it runs its own program, so closing the file would not always do.
+struct StdLock(File);
 
 impl StorageLock for StdLock {}
+
+impl Drop for StdLock {
+    fn drop(&mut self) {
+        // If it fails, closing the file remains.
+        let _ = self.0.unlock();
+    }
+}
