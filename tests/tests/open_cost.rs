@@ -28,7 +28,7 @@ fn load(dir: &Path) {
         let mut batch = WriteBatch::new();
         for i in start..start + 1_000 {
             let vector: Vec<f32> = (0..DIMENSION)
-                .map(|d| (i * 31 + u64::from(d)) as f32)
+                .map(|d| ((i * 31 + u64::from(d) * 7) * 2_654_435_761 % 1_009) as f32)
                 .collect();
             batch.put(&c, i, &vector).expect("valid");
         }

@@ -12,10 +12,13 @@ use crate::graph::Check;
 use crate::graph::adjacency::{Adjacency, NO_ROW};
 use crate::graph::build::FromRow;
 use crate::graph::vectors::BuildVectors;
-use crate::graph::walk::{WalkScratch, walk};
+use crate::graph::walk::{WalkScratch, Walked, walk};
 
 /// Rows looked at for a place to hang an unreachable row.
 const CANDIDATES: usize = 64;
+/// Rows expanded on the way there at most: a graph of rows on a line may have
+/// paths as long as it has rows.
+const MOST_EXPANDED: u64 = 256;
 
 /// A tree of paths from the start point.
 struct Tree {
@@ -44,18 +47,30 @@ pub(crate) fn connect(
             continue;
         }
         check()?;
-        let space = FromRow {
-            vectors,
-            graph,
-            row,
-        };
-        let start = graph.start();
-        let Ok(_) = walk(&space, start, CANDIDATES, &mut scratch, |_, _| Ok(true));
-        let near = scratch.pool.iter().map(|(_, row)| row);
-        // The rows reached last are leaves of the tree and need none of their edges.
-        let host = near
-            .chain(tree.order.iter().rev().copied())
-            .find(|host| tree.place_at(graph, *host).is_some());
+        // Its own neighbours are near, and most of them are reached.
+        let own = graph.neighbors(row).iter().copied();
+        let mut host = own
+            .filter(|host| tree.is_reached(*host) && tree.place_at(graph, *host).is_some())
+            .min_by(|a, b| {
+                vectors
+                    .between(row, *a)
+                    .total_cmp(&vectors.between(row, *b))
+            });
+        if host.is_none() {
+            let space = FromRow {
+                vectors,
+                graph,
+                row,
+            };
+            let start = graph.start();
+            let go_on = |_, walked: &Walked| Ok(walked.expanded < MOST_EXPANDED);
+            let Ok(_) = walk(&space, start, CANDIDATES, &mut scratch, go_on);
+            let near = scratch.pool.iter().map(|(_, row)| row);
+            // The rows reached last are leaves of the tree and need none of their edges.
+            host = near
+                .chain(tree.order.iter().rev().copied())
+                .find(|host| tree.place_at(graph, *host).is_some());
+        }
         let Some(host) = host else { break };
         tree.hang(graph, host, row);
         added += 1;
