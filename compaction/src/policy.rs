@@ -2,8 +2,9 @@
 //!
 //! Owns the triggers and the choice. Invariants: a plan has at least two inputs
 //! or one that holds deleted rows or lacks a graph, so every merge reduces
-//! segments, garbage or missing graphs, and a sequence of merges without writes ends; the largest input of a size-tier
-//! merge is at most as large as the others together, so a row is rewritten at most
+//! segments, garbage or missing graphs, and a sequence of merges without writes
+//! ends; the largest input of a size-tier merge is at most as large as the others
+//! together, so a row is rewritten at most
 //! about log2(rows / flushed rows) times; an output never exceeds the row limit.
 //! Must not know: files, the manifest, who runs the plan.
 

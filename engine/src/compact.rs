@@ -226,14 +226,16 @@ impl Core {
                 self.write_segment(info, &rows, graph, || path(rows.failed_input()))
                     .map(Some)
             };
-            match () {
-                () if rows.is_empty() => Ok(None),
-                () if !self.merge_builds_graph(&watch, inputs) => write(false),
-                () => match write(true) {
-                    Err(Error::Closed) if watch.is_outrun() => write(false),
-                    written => written,
-                },
+            if rows.is_empty() {
+                return Ok(None);
             }
+            if self.merge_builds_graph(&watch, inputs) {
+                match write(true) {
+                    Err(Error::Closed) if watch.is_outrun() => {}
+                    written => return written,
+                }
+            }
+            write(false)
         });
         let output = match output {
             // Cancelled, but not because the database closes. What it was for may

@@ -97,9 +97,9 @@ impl Core {
 
     /// Writes the rows, with their graph unless others wait for the flush or come
     /// to wait for it, or a merge is due that takes the rows in: a bulk load would
-    /// build graph after graph to throw them away, and stall meanwhile. The policy sees to
-    /// it that what is left without a graph gets it; where merges are off, nothing
-    /// is left.
+    /// build graph after graph to throw them away, and stall meanwhile. The policy
+    /// sees to it that what is left without a graph gets it; where merges are off,
+    /// nothing is left.
     fn write_flushed(
         &self,
         info: &CollectionInfo,

@@ -37,11 +37,13 @@ mod writer;
 pub use bytes::Bytes;
 pub use deletion::DeletionVector;
 pub use error::SegmentError;
-pub use graph::{Executor, GraphParams, Inline, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE};
+pub use graph::{
+    Executor, GraphParams, Inline, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE, NextRow, Walk,
+};
 pub use id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 pub use key::{Key, MAX_KEY_LEN};
 pub use metric::{MAX_DIMENSION, MAX_SQUARED_NORM, Metric};
-pub use reader::{Expected, KeyIter, NextRow, SearchScratch, Segment, VectorGuard, Walk};
+pub use reader::{Expected, KeyIter, SearchScratch, Segment, VectorGuard};
 pub use source::{BlockCache, Memory, Paged, ReadAt, SectionSource, Source};
 pub use stats::{DEGREE_CLASSES, GraphStats, Stats};
 pub use writer::{GraphBuild, RowSource, SegmentParams, SegmentSummary, write_segment};

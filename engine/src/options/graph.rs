@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// R. More neighbours find more with one list and cost more to visit: a recall@10
 /// of 0.95 takes about as many distances with 24 as with 48, and a build takes
-/// half the time (docs/benchmarks.md).
+/// half the time (docs/decisions/0006).
 pub const DEFAULT_MAX_DEGREE: u32 = 32;
 /// L of an insertion in the second pass; the first has half of it.
 pub const DEFAULT_L_BUILD: u32 = 80;

@@ -126,11 +126,11 @@ impl Builder<'_> {
             }
             lists
         })?;
-        let mut back: Vec<(u32, u32)> = Vec::new();
-        for (row, list) in forward.iter().flat_map(Lists::iter) {
-            self.graph.set(row, list);
-            back.extend(list.iter().map(|target| (*target, row)));
-        }
+        self.set(&forward);
+        let edges = forward.iter().flat_map(Lists::iter);
+        let mut back: Vec<(u32, u32)> = edges
+            .flat_map(|(row, list)| list.iter().map(move |target| (*target, row)))
+            .collect();
         back.sort_unstable();
         let groups: Vec<&[(u32, u32)]> = back.chunk_by(|a, b| a.0 == b.0).collect();
         let backward = self.tasks(&groups, |builder, groups, scratch| {
@@ -208,7 +208,7 @@ impl Builder<'_> {
             l,
             &mut scratch.walk,
             |next, _| {
-                candidates.push((next.distance, next.row));
+                candidates.push((next.distance, next.row.0));
                 Ok(true)
             },
         );

@@ -29,7 +29,8 @@ use crate::writer::RowSource;
 pub(crate) use adjacency::{Adjacency, NO_ROW, until_end};
 pub use executor::{Executor, Inline};
 pub(crate) use pool::MAX_ROW;
-pub(crate) use walk::{Next, Space, WalkScratch, Walked, walk};
+pub use walk::{NextRow, Walk};
+pub(crate) use walk::{Space, WalkScratch, walk};
 
 /// Largest R that a file may state: more would cost more than a scan.
 pub const MAX_DEGREE: u32 = 1024;

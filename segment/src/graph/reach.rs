@@ -12,7 +12,7 @@ use crate::graph::Check;
 use crate::graph::adjacency::{Adjacency, NO_ROW};
 use crate::graph::build::FromRow;
 use crate::graph::vectors::BuildVectors;
-use crate::graph::walk::{WalkScratch, Walked, walk};
+use crate::graph::walk::{Walk, WalkScratch, walk};
 
 /// Rows looked at for a place to hang an unreachable row.
 const CANDIDATES: usize = 64;
@@ -63,7 +63,7 @@ pub(crate) fn connect(
                 row,
             };
             let start = graph.start();
-            let go_on = |_, walked: &Walked| Ok(walked.expanded < MOST_EXPANDED);
+            let go_on = |_, walked: &Walk| Ok(walked.visited < MOST_EXPANDED);
             let Ok(_) = walk(&space, start, CANDIDATES, &mut scratch, go_on);
             let near = scratch.pool.iter().map(|(_, row)| row);
             // The rows reached last are leaves of the tree and need none of their edges.

@@ -57,22 +57,22 @@ impl BuildVectors {
             if vector.len() != stored {
                 return Err(SegmentError::invalid("a row of another dimension"));
             }
-            let norm = squared_norm(&vector);
             let scale = match metric {
                 Metric::L2 | Metric::InnerProduct => 1.0,
-                Metric::Cosine => 1.0 / norm.sqrt(),
+                Metric::Cosine => 1.0 / squared_norm(&vector).sqrt(),
             };
             for (place, x) in place.iter_mut().zip(&*vector) {
                 *place = (f64::from(*x) * scale) as f32;
             }
-            norms.push(norm);
-        }
-        if metric == Metric::InnerProduct {
-            let largest = norms.iter().copied().fold(0.0, f64::max);
-            let places = components.as_mut_slice().chunks_exact_mut(dimension);
-            for (last, norm) in places.filter_map(<[f32]>::last_mut).zip(norms) {
-                *last = (largest - norm).max(0.0).sqrt() as f32;
+            if metric == Metric::InnerProduct {
+                norms.push(squared_norm(&vector));
             }
+        }
+        // Of no rows but under inner product.
+        let largest = norms.iter().copied().fold(0.0, f64::max);
+        let places = components.as_mut_slice().chunks_exact_mut(dimension);
+        for (last, norm) in places.filter_map(<[f32]>::last_mut).zip(norms) {
+            *last = (largest - norm).max(0.0).sqrt() as f32;
         }
         Ok(Self {
             dimension,
@@ -95,7 +95,7 @@ impl BuildVectors {
 
     /// How short a list may be, for R. In the space made for inner products few
     /// edges would lead to rows of large norm, which are far from all others and
-    /// nearest to most queries; so no list is left short (docs/benchmarks.md).
+    /// nearest to most queries; so no list is left short (docs/decisions/0006).
     pub(crate) fn least_degree(&self, max_degree: usize) -> usize {
         if self.augmented {
             max_degree

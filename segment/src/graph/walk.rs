@@ -9,6 +9,7 @@
 
 use crate::graph::pool::Pool;
 use crate::graph::visited::Visited;
+use crate::id::Row;
 
 /// Bytes of vectors that are asked for ahead of the distance in hand. Short rows
 /// need many on their way at once; with long ones too many push each other out.
@@ -36,21 +37,25 @@ pub(crate) trait Space {
 
 /// What one walk did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Walked {
+pub struct Walk {
     /// Rows whose neighbours were looked at.
-    pub(crate) expanded: u64,
+    pub visited: u64,
     /// Distances computed.
-    pub(crate) distances: u64,
+    pub distances: u64,
+    /// False if the walk was told to stop.
+    pub finished: bool,
 }
 
-/// What a walk is about to expand.
+/// The row that a walk expands next.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Next {
-    pub(crate) distance: f32,
-    pub(crate) row: u32,
-    /// Rows met that are nearer, all of them expanded: a walk with this L would
-    /// have ended.
-    pub(crate) settled: usize,
+pub struct NextRow {
+    /// Its distance from the query.
+    pub distance: f32,
+    /// Which one.
+    pub row: Row,
+    /// Rows met that are nearer, all of them expanded: a walk with an L of this
+    /// would have ended here.
+    pub settled: usize,
 }
 
 /// Memory of walks, used again and again.
@@ -79,8 +84,8 @@ pub(crate) fn walk<S: Space>(
     start: u32,
     l: usize,
     scratch: &mut WalkScratch,
-    mut step: impl FnMut(Next, &Walked) -> Result<bool, S::Error>,
-) -> Result<Walked, S::Error> {
+    mut step: impl FnMut(NextRow, &Walk) -> Result<bool, S::Error>,
+) -> Result<Walk, S::Error> {
     let WalkScratch {
         pool,
         visited,
@@ -93,21 +98,23 @@ pub(crate) fn walk<S: Space>(
     visited.insert(start);
     pool.offer(space.distance(start)?, start);
     pool.merge();
-    let mut walked = Walked {
-        expanded: 0,
+    let mut walked = Walk {
+        visited: 0,
         distances: 1,
+        finished: true,
     };
     while let Some((distance, row)) = pool.expand() {
-        let next = Next {
+        let next = NextRow {
             distance,
-            row,
+            row: Row(row),
             // The cursor is behind the row by now.
             settled: pool.settled() - 1,
         };
         if !step(next, &walked)? {
+            walked.finished = false;
             break;
         }
-        walked.expanded += 1;
+        walked.visited += 1;
         neighbors.clear();
         space.neighbors(row, neighbors)?;
         neighbors.retain(|row| visited.insert(*row));

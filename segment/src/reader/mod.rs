@@ -25,7 +25,7 @@ use crate::wire::{u32_at, u64_at};
 use crate::writer::{PAYLOAD_PRESENT, SegmentParams, SegmentSummary};
 pub use keys::KeyIter;
 use open::{Layout, Sections, check_graph, read_whole};
-pub use search::{NextRow, SearchScratch, Walk};
+pub use search::SearchScratch;
 
 /// What the manifest says of a segment; a file that differs is not it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 
 use crate::distance::Query;
 use crate::error::SegmentError;
-use crate::graph::{Next, Space, WalkScratch, Walked, until_end, walk};
+use crate::graph::{NextRow, Space, Walk, WalkScratch, until_end, walk};
 use crate::id::Row;
 use crate::prefetch::prefetch;
 use crate::reader::Segment;
@@ -37,27 +37,6 @@ impl SearchScratch {
     }
 }
 
-/// The row that a walk expands next.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NextRow {
-    /// Its distance from the query.
-    pub distance: f32,
-    /// Rows met that are nearer, all of them expanded: a walk with an L of this
-    /// would have ended here.
-    pub settled: usize,
-}
-
-/// What one walk did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Walk {
-    /// Rows whose neighbours were looked at.
-    pub visited: u64,
-    /// Distances computed.
-    pub distances: u64,
-    /// False if the walk was told to stop.
-    pub finished: bool,
-}
-
 impl<S: SectionSource> Segment<S> {
     /// Whether the segment has a graph.
     #[must_use]
@@ -79,7 +58,7 @@ impl<S: SectionSource> Segment<S> {
         query: &Query,
         l: usize,
         scratch: &mut SearchScratch,
-        mut proceed: impl FnMut(NextRow, &Walk) -> Result<bool, E>,
+        proceed: impl FnMut(NextRow, &Walk) -> Result<bool, E>,
     ) -> Result<Walk, E> {
         self.check_query(query)?;
         scratch.0.pool.reset(l);
@@ -95,29 +74,11 @@ impl<S: SectionSource> Segment<S> {
             section,
             degree: stats.max_degree as usize,
         };
-        let mut finished = true;
-        let step = |next: Next, walked: &Walked| {
-            let walk = Walk {
-                visited: walked.expanded,
-                distances: walked.distances,
-                finished: true,
-            };
-            let next = NextRow {
-                distance: next.distance,
-                settled: next.settled,
-            };
-            finished = proceed(next, &walk)?;
-            Ok::<_, E>(finished)
-        };
-        let walked = match graph.in_place() {
-            Some(graph) => walk(&Failing::new(graph), stats.start, l, &mut scratch.0, step)?,
-            None => walk(&Failing::new(graph), stats.start, l, &mut scratch.0, step)?,
-        };
-        Ok(Walk {
-            visited: walked.expanded,
-            distances: walked.distances,
-            finished,
-        })
+        let (start, scratch) = (stats.start, &mut scratch.0);
+        match graph.in_place() {
+            Some(graph) => walk(&Failing::new(graph), start, l, scratch, proceed),
+            None => walk(&Failing::new(graph), start, l, scratch, proceed),
+        }
     }
 }
 
