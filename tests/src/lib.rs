@@ -24,3 +24,5 @@ pub mod oracle;
 pub mod run;
 
 pub mod load;
+
+pub mod campaign;

@@ -9,6 +9,7 @@
 mod inside;
 mod machine;
 mod ops;
+mod record;
 mod steps;
 mod summary;
 
@@ -17,4 +18,5 @@ pub use ops::{
     BulkSpec, Case, ChangeSpec, CrashSpec, Crossing, FaultCalls, FaultSpec, How, Inside, Op,
     PERIOD, Place, Settings, WriteSpec,
 };
+pub use record::{Scene, record};
 pub use summary::Summary;
