@@ -83,38 +83,27 @@ pub fn run(args: &Args, start: Instant) -> Result<Outcome, String> {
             std::thread::sleep(Duration::from_millis(100));
             if reported.elapsed() >= REPORT {
                 reported = Instant::now();
-                let outcome = run.outcome();
+                let outcome = run.outcome(args.threads);
                 run.report(&outcome);
                 write(&outcome).inspect_err(|_| run.stop.store(true, Ordering::Relaxed))?;
             }
         }
         Ok(())
     })?;
-    let outcome = run.outcome();
+    let outcome = run.outcome(0);
     run.report(&outcome);
     write(&outcome)?;
     Ok(outcome)
 }
 
 impl Run<'_> {
-    fn outcome(&self) -> Outcome {
-        let outcome = *self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What was done so far, `in_flight` workloads aside that workers are at: a run
+    /// that resumes here does them again.
+    fn outcome(&self, in_flight: usize) -> Outcome {
+        let next = self.next.load(Ordering::Relaxed).min(self.end);
         Outcome {
-            // Workers may still be at a few before; they would be done again.
-            next: self
-                .next
-                .load(Ordering::Relaxed)
-                .min(self.end)
-                .saturating_sub(self.in_flight()),
-            ..outcome
-        }
-    }
-
-    fn in_flight(&self) -> u64 {
-        if self.stop.load(Ordering::Relaxed) {
-            0
-        } else {
-            self.args.threads as u64
+            next: next.saturating_sub(in_flight as u64),
+            ..*self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
 

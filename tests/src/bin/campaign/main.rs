@@ -20,11 +20,6 @@ use std::time::Instant;
 
 use args::Args;
 
-/// Recoveries of small databases are mostly allocations: half as many images a
-/// second with the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = match Args::parse(std::env::args().skip(1)) {
         Ok(args) => args,
