@@ -21,6 +21,7 @@ mod support;
 mod hostile;
 mod large;
 mod merge;
+mod names;
 mod process;
 mod recovery;
 mod release;
@@ -28,10 +29,11 @@ mod replay;
 mod workers;
 
 /// The sources, to hold them against the list of lessons.
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 9] = [
     ("hostile", include_str!("hostile.rs")),
     ("large", include_str!("large.rs")),
     ("merge", include_str!("merge.rs")),
+    ("names", include_str!("names.rs")),
     ("process", include_str!("process.rs")),
     ("recovery", include_str!("recovery.rs")),
     ("release", include_str!("release.rs")),
