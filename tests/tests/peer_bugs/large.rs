@@ -269,7 +269,7 @@ fn lesson_16_redb_515_a_segment_goes_on_beyond_four_gigabytes() {
 #[test]
 fn lesson_16_redb_515_a_file_that_says_it_is_huge_is_not_read_into_memory() {
     for map_mode in [MapMode::Mmap, MapMode::Pread] {
-        let dir = tempfile::tempdir().expect("dir");
+        let dir = in_memory();
         let env = esker::env::StdEnv::new();
         let options = || {
             Options::new()
@@ -287,7 +287,8 @@ fn lesson_16_redb_515_a_file_that_says_it_is_huge_is_not_read_into_memory() {
             db.flush().expect("flushes");
         }
         rows.put(100_u64, &[1.0; 4]).expect("written");
-        for killed in [true, false] {
+        // Without a seal a log's end is looked for, which takes seconds.
+        for killed in [map_mode == MapMode::Mmap, false] {
             if !killed {
                 db.close().expect("closes");
             }
@@ -319,9 +320,15 @@ fn lesson_16_redb_515_a_file_that_says_it_is_huge_is_not_read_into_memory() {
     }
 }
 
+/// A directory where holes cost nothing, if there is one.
+fn in_memory() -> tempfile::TempDir {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+    dir.expect("dir")
+}
+
 /// A copy of a database, as a killed process would leave it.
 fn copied(from: &std::path::Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().expect("dir");
+    let to = in_memory();
     for entry in std::fs::read_dir(from).expect("lists") {
         let entry = entry.expect("reads");
         std::fs::copy(entry.path(), to.path().join(entry.file_name())).expect("copied");

@@ -186,28 +186,24 @@ fn lesson_24_chroma_6975_thirty_kills_lose_nothing_and_replay_stays_bounded() {
     bench.write(Durability::Os, &[put("idle", 1, 1)]);
     let mut flushes = 0;
     for life in 0..30 {
-        for n in 0..4 {
+        for n in 0..60 {
             let rows: Vec<_> = (0..6)
-                .map(|key| put_of("busy", key + n, life, 90))
+                .map(|key| put_of("busy", key + n % 5, life, 90))
                 .collect();
             bench.write(Durability::Os, &rows);
             // Work is done now and then, as by a thread that is behind.
-            if n % 2 == 0 {
+            if n % 4 == 3 {
                 bench.settle();
             }
         }
         flushes += bench.db.stats().flushes;
+        let files = bench.files().into_iter();
+        let logs = files.filter(|(name, _)| name.ends_with(".log"));
+        let bytes: usize = logs.map(|(_, file)| file.len()).sum();
+        assert!(bytes as u64 <= cap + 4 * settings.log_file_bytes, "{bytes}");
         bench = bench.after(Crash::KeepAll);
-        let (report, stats) = (bench.db.recovery_report().clone(), bench.db.stats());
-        assert!(
-            stats.log_bytes <= cap + 2 * settings.log_file_bytes,
-            "{life}: {stats:?}"
-        );
-        assert!(
-            report.logs as u64 <= settings.max_log_files + 3,
-            "{report:?}"
-        );
-        assert!(report.operations < 120, "{life}: {report:?}");
+        let report = bench.db.recovery_report();
+        assert!(report.batches < 40, "{life}: {report:?}");
     }
     assert!(flushes > 20, "{flushes}");
     bench.settle();

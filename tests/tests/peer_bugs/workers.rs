@@ -19,9 +19,9 @@ use crate::support::{
     in_the_middle, put, put_of, vector, write,
 };
 
-const COLLECTIONS: u64 = 16;
+const COLLECTIONS: u64 = 12;
 const WRITERS: u64 = 8;
-const ROUNDS: u64 = 150;
+const ROUNDS: u64 = 200;
 
 /// What one writer's rows must be in the end: version by collection and key.
 type Written = BTreeMap<(u64, u64), u64>;
@@ -32,8 +32,8 @@ fn work(db: &Db, writer: u64) -> Written {
     let mut written = Written::new();
     for round in 0..ROUNDS {
         let mut changes = Vec::new();
-        for _ in 0..1 + rng.below(6) {
-            let (c, key) = (rng.below(COLLECTIONS), rng.below(40) * WRITERS + writer);
+        for _ in 0..1 + rng.below(12) {
+            let (c, key) = (rng.below(COLLECTIONS), rng.below(10) * WRITERS + writer);
             let name = format!("c{c}");
             if rng.chance(1, 5) {
                 changes.push(delete(&name, key));
@@ -76,8 +76,8 @@ fn lesson_14_fjall_112_many_collections_and_many_workers_lose_nothing() {
         Options::new()
             .memory_budget(1 << 20)
             .memtable_bytes(16 << 10)
-            .log_file_bytes(32 << 10)
-            .max_log_bytes(128 << 10)
+            .log_file_bytes(8 << 10)
+            .max_log_bytes(32 << 10)
             .merge_width(2)
     };
     let db = Db::open(dir.path(), options()).expect("opens");
@@ -85,14 +85,24 @@ fn lesson_14_fjall_112_many_collections_and_many_workers_lose_nothing() {
         collection(&db, &format!("c{c}"));
     }
     let mut expected = Written::new();
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let db = &db;
+        let (db, done) = (&db, &done);
+        // Beside the engine's own threads: flushes and merges at any moment.
+        for call in [Db::flush, Db::compact] {
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    call(db).expect("works");
+                }
+            });
+        }
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| scope.spawn(move || work(db, writer)))
             .collect();
         for writer in writers {
             expected.extend(writer.join().expect("writes"));
         }
+        done.store(true, Ordering::Relaxed);
     });
     let stats = db.stats();
     assert!(stats.flushes > 20 && stats.merges > 5, "{stats:?}");
@@ -305,7 +315,7 @@ fn lesson_15_lsm_tree_310_a_host_s_thread_that_panics_leaves_no_half_edit() {
             }
             deaths += 1;
         }
-        assert!(deaths > 3, "{what}: {deaths}");
+        assert!(deaths > 1, "{what}: {deaths}");
     }
 }
 
@@ -326,12 +336,17 @@ fn lesson_15_lsm_tree_310_a_thread_that_panics_is_heard_of() {
             || resume_unwind(Box::new("planned")),
         );
         let deadline = Instant::now() + Duration::from_secs(20);
-        let heard = (0..).find_map(|key| {
+        let mut keys = 0;
+        let error = loop {
             assert!(Instant::now() < deadline, "nobody said anything");
-            let row = [put_of("rows", key, 1, 500)];
-            write(&db, Durability::Os, &row).err().map(|e| (key, e))
-        });
-        let (keys, error) = heard.expect("it ends with an error");
+            let row = [put_of("rows", keys, 1, 500)];
+            let os = esker::WriteOptions::new().durability(Durability::Os);
+            match batch_of(&db, &row).and_then(|batch| db.try_write(batch, os)) {
+                Ok(_) => keys += 1,
+                Err(Error::Busy(_)) => std::thread::sleep(Duration::from_millis(1)),
+                Err(error) => break error,
+            }
+        };
         assert!(matches!(error, Error::Poisoned { .. }), "{error}");
         let rows = db.collection("rows").expect("reads go on");
         assert_eq!(rows.len().expect("counts"), keys);
