@@ -43,12 +43,14 @@ impl Core {
         let (deletions, file) = self.write_deletions(id, &change.deletions)?;
         fields.extend(deletions);
         fields.extend(change.fields);
+        // In doubt, a crash may reveal the edit: what it names stays. From here on it
+        // may be in doubt, also if a panic ends the commit.
+        let segment = change.added.as_ref().map(|segment| &segment.pin);
+        let outputs = || segment.into_iter().chain(&file);
+        outputs().for_each(FilePin::mark_named);
         let committed = self.commit(manifest, fields);
-        // In doubt, a crash may reveal the edit: what it names stays.
-        if !matches!(committed, Err(CommitError::Clean(_))) {
-            let segment = change.added.as_ref().map(|segment| &segment.pin);
-            let outputs = segment.into_iter().chain(&file);
-            outputs.for_each(FilePin::mark_named);
+        if matches!(committed, Err(CommitError::Clean(_))) {
+            outputs().for_each(FilePin::mark_obsolete);
         }
         committed.map_err(CommitError::into_error)?;
         let mut deletions = change.deletions;

@@ -105,6 +105,16 @@ pub(crate) struct Core {
     pub(crate) lock: Mutex<Option<Box<dyn StorageLock>>>,
 }
 
+/// Dropped only by a panic while an edit is written: the file may hold the edit, the
+/// state in memory does not, and another edit would contradict it.
+struct PoisonOnUnwind<'a>(&'a Core);
+
+impl Drop for PoisonOnUnwind<'_> {
+    fn drop(&mut self) {
+        self.0.poison("a commit panicked".to_owned());
+    }
+}
+
 impl Core {
     pub(crate) fn storage(&self) -> &dyn Storage {
         self.env.storage()
@@ -159,7 +169,9 @@ impl Core {
             self.group.next_seqno().saturating_sub(1),
         )));
         let before = manifest.state().deletion_files();
+        let unwinding = PoisonOnUnwind(self);
         let result = manifest.commit(&*self.env, &self.dir, &Edit(fields), || self.numbers.take());
+        std::mem::forget(unwinding);
         match result {
             Ok(()) => {
                 let after = manifest.state().deletion_files();

@@ -263,7 +263,7 @@ pub(crate) fn read_deletions(
     meta: &DeletionMeta,
 ) -> Result<DeletionVector> {
     let path = FileName::Deletions(meta.file).path(dir);
-    let bytes = read_whole(env, &path)?;
+    let bytes = read_start(env, &path, meta.offset.saturating_add(meta.len))?;
     let location = deletion::DvLocation {
         offset: meta.offset,
         len: meta.len,
@@ -273,7 +273,9 @@ pub(crate) fn read_deletions(
         .map_err(|error| Error::in_segment(&path, error))
 }
 
-fn read_whole(env: &dyn Env, path: &Path) -> Result<Vec<u8>> {
+/// The first `len` bytes of a file, or all that it has: what it says of its own length
+/// is no reason to allocate.
+fn read_start(env: &dyn Env, path: &Path, len: u64) -> Result<Vec<u8>> {
     let file = match env.storage().open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::corruption(
@@ -285,7 +287,8 @@ fn read_whole(env: &dyn Env, path: &Path) -> Result<Vec<u8>> {
         other => other.map_err(|error| Error::io(path, "opening", error))?,
     };
     let read = || {
-        let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+        let len = file.len()?.min(len);
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         let len = file.read_at(0, &mut bytes)?;
         bytes.truncate(len);
         Ok(bytes)

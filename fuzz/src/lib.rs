@@ -9,11 +9,12 @@
 
 mod batch;
 mod directory;
-mod forge;
 mod input;
 mod log;
 mod manifest;
 mod segment;
+
+use esker_tests::forge;
 
 pub use batch::batch_decode;
 pub use directory::open_directory;

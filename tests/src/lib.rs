@@ -4,7 +4,9 @@
 //! [`sim`] is a machine that can be stopped at any storage call and forgets what
 //! was not synced; [`oracle`] knows which states are legal afterwards; [`run`]
 //! drives a database, a machine and an oracle through a list of operations; [`load`]
-//! makes rows by the thousand and measures recall.
+//! makes rows by the thousand and measures recall;
+//! [`forge`] puts checksums right after bytes were changed; `tmpfs` mounts a disk that
+//! can be filled.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,3 +28,7 @@ pub mod run;
 pub mod load;
 
 pub mod campaign;
+pub mod forge;
+
+#[cfg(target_os = "linux")]
+pub mod tmpfs;

@@ -306,27 +306,10 @@ fn a_closed_handle_says_so() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk() {
-    let dir = tempfile::tempdir().expect("dir");
-    let mount = |arguments: &[&str]| {
-        std::process::Command::new("mount")
-            .args(arguments)
-            .arg(dir.path())
-            .output()
-    };
-    if !mount(&["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).is_ok_and(|o| o.status.success()) {
+    let Some(dir) = esker_tests::tmpfs::Tmpfs::mount("3m") else {
         println!("skipped: mounting a tmpfs is not allowed here");
         return;
-    }
-    struct Unmount<'a>(&'a Path);
-    impl Drop for Unmount<'_> {
-        fn drop(&mut self) {
-            let _ = std::process::Command::new("umount")
-                .arg("-l")
-                .arg(self.0)
-                .output();
-        }
-    }
-    let _unmount = Unmount(dir.path());
+    };
     let ballast = dir.path().join("ballast");
     let path = dir.path().join("db");
     let options = || {

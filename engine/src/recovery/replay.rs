@@ -7,14 +7,14 @@
 //! that a segment already holds is skipped, so replaying twice changes nothing; a row
 //! is kept only if a writer would have let it in, so a flush will take it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use esker_segment::SeqNo;
 use esker_segment::distance::validate_vector;
 use esker_wal::{
-    Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, ReplayEnd, ReplayError,
-    SequencedFrame, read_header,
+    Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, LogNumber, ReplayEnd,
+    ReplayError, SequencedFrame, read_header,
 };
 
 use super::{Opening, TornTail, directory};
@@ -100,7 +100,30 @@ pub(super) fn find_chain(
         next = successor.map(|(n, _)| n).filter(|_| !sealed);
     }
     seal_chain(dir, state, &mut chain)?;
+    let found: BTreeSet<_> = chain.iter().map(|log| log.header.number.0).collect();
+    let unlinked = logs.values().map(|(_, _, header)| header);
+    check_links(dir, state, &found, unlinked)?;
     Ok(chain)
+}
+
+/// Debris begins with a log that follows none, and what goes on from there is there
+/// as well. A log that follows one which is gone is no debris: the chain has a gap.
+fn check_links<'a>(
+    dir: &Path,
+    state: &ManifestState,
+    chain: &BTreeSet<u64>,
+    unlinked: impl Iterator<Item = &'a LogHeader> + Clone,
+) -> Result<()> {
+    let predecessors = unlinked.clone().filter_map(|header| header.predecessor);
+    for (LogNumber(number), _) in predecessors {
+        let there = chain.contains(&number) || unlinked.clone().any(|h| h.number.0 == number);
+        if number >= state.first_log && !there {
+            let path = FileName::Log(number).path(dir);
+            let what = "it is missing or was never begun, but another log goes on from it";
+            return Err(Error::corruption(&path, 0, what));
+        }
+    }
+    Ok(())
 }
 
 /// After a clean close the newest log must be there and end where it did.

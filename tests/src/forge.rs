@@ -9,29 +9,29 @@ use std::ops::Range;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-pub(crate) const LOG_HEADER: usize = 128;
-pub(crate) const FRAME_HEADER: usize = 64;
+pub const LOG_HEADER: usize = 128;
+pub const FRAME_HEADER: usize = 64;
 const SEGMENT_HEADER: usize = 4096;
 const SEGMENT_TAIL: usize = 32;
 
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
 /// Where a log ends: its last frame's end and the CRC of its last header.
-pub(crate) type End = (u64, u32);
+pub type End = (u64, u32);
 
 /// Puts the CRCs of a log or manifest right, frame after frame as their lengths
 /// say, and the salts, offsets and marks that go with them. Returns the end.
-pub(crate) fn log(file: &mut [u8]) -> Option<End> {
+pub fn log(file: &mut [u8]) -> Option<End> {
     if file.len() < LOG_HEADER {
         return None;
     }
@@ -69,20 +69,20 @@ pub(crate) fn log(file: &mut [u8]) -> Option<End> {
 }
 
 /// The hash of bytes at the place `number` of a segment or deletions file.
-pub(crate) fn hash(file: &[u8], number: u64, bytes: &[u8]) -> u64 {
+pub fn hash(file: &[u8], number: u64, bytes: &[u8]) -> u64 {
     let seed = u64_at(file, 40) ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     xxh3_64_with_seed(bytes, seed)
 }
 
 /// The footer of a segment file, if its tail names one.
-pub(crate) fn footer(file: &[u8]) -> Option<Range<usize>> {
+pub fn footer(file: &[u8]) -> Option<Range<usize>> {
     let end = file.len().checked_sub(SEGMENT_TAIL)?;
     let start = usize::try_from(u64_at(file, end)).ok()?;
     (start >= SEGMENT_HEADER && start.saturating_add(16) <= end).then_some(start..end)
 }
 
 /// The sections of a segment file: where their entries are in it, and what they cover.
-pub(crate) fn sections(file: &[u8]) -> Vec<(usize, Range<usize>)> {
+pub fn sections(file: &[u8]) -> Vec<(usize, Range<usize>)> {
     let Some(footer) = footer(file) else {
         return Vec::new();
     };
@@ -99,7 +99,7 @@ pub(crate) fn sections(file: &[u8]) -> Vec<(usize, Range<usize>)> {
 
 /// Puts the hashes of a segment right: header, blocks, body, footer. Returns the
 /// footer's, which the manifest repeats.
-pub(crate) fn segment(file: &mut [u8]) -> u64 {
+pub fn segment(file: &mut [u8]) -> u64 {
     if file.len() < SEGMENT_HEADER + SEGMENT_TAIL {
         return 0;
     }
@@ -134,7 +134,7 @@ pub(crate) fn segment(file: &mut [u8]) -> u64 {
 }
 
 /// Puts the hash of a deletions file's header right.
-pub(crate) fn deletions(file: &mut [u8]) {
+pub fn deletions(file: &mut [u8]) {
     if file.len() >= 64 {
         let own = hash(file, 0, &file[..56]);
         put(file, 56, &own.to_le_bytes());
@@ -143,7 +143,7 @@ pub(crate) fn deletions(file: &mut [u8]) {
 
 /// Puts a database's files right, each and one to another. `CURRENT` is unsealed,
 /// because a seal says where everything ended.
-pub(crate) fn directory(files: &mut [(String, Vec<u8>)]) {
+pub fn directory(files: &mut [(String, Vec<u8>)]) {
     let mut ends: Vec<(u64, End)> = Vec::new();
     let mut named: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     for (name, file) in &mut *files {
