@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::gc::FilePin;
 use crate::manifest::{CommitError, Field, Manifest};
+use crate::sync::PinArc;
 use crate::view::{CollectionView, LiveSegment, SegmentFile, Version};
 
 /// What one edit does to a collection's segments.
@@ -63,7 +64,7 @@ impl Core {
             version
                 .segments
                 .extend(change.added.map(|file| LiveSegment {
-                    file: Arc::new(file),
+                    file: PinArc::new(file),
                     deleted: Arc::default(),
                 }));
             for segment in &mut version.segments {

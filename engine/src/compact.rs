@@ -7,7 +7,6 @@
 //! Must not know: how rows are merged, or chosen.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use esker_compaction::{
     MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
@@ -17,6 +16,7 @@ use esker_segment::{CollectionId, DeletionVector, SegmentId};
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
+use crate::sync::{AtomicBool, Ordering};
 use crate::view::{LiveSegment, SegmentFile, Version};
 
 /// Free space that a merge leaves, beside its output.

@@ -8,12 +8,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use esker_segment::{CollectionId, Metric, SeqNo};
 use esker_wal::GroupCommit;
-use parking_lot::{Mutex, RwLock};
 
 use crate::background::Signals;
 use crate::env::{Env, Storage, StorageLock};
@@ -28,6 +26,7 @@ use crate::search::ScratchPool;
 use crate::segments::{Builds, SegmentOpener};
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, OnceLock, Ordering, RwLock};
 use crate::view::Published;
 use crate::write::log::{FileNumbers, Log};
 use crate::write::pipeline::PipelineState;

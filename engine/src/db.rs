@@ -6,10 +6,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use esker_segment::{CollectionId, SeqNo};
-use parking_lot::Mutex;
 
 use crate::background::Threads;
 use crate::batch::WriteBatch;
@@ -21,6 +19,7 @@ use crate::options::{Background, CollectionOptions, Options, WriteOptions};
 use crate::recovery::RecoveryReport;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
+use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::verify::VerifyReport;
 use crate::view::CollectionView;
 use crate::write::ticket::Ticket;

@@ -10,7 +10,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{CollectionId, Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
@@ -20,6 +19,7 @@ use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::Field;
 use crate::memtable::{Entry, Memtable};
+use crate::sync::Ordering;
 use crate::view::{LiveSegment, SegmentFile, Version};
 
 /// Keys resolved between looks at the index.

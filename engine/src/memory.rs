@@ -6,10 +6,9 @@
 //! Must not know: who flushes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering};
 
 /// The budget of one database.
 pub(crate) struct MemoryBudget {

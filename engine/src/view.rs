@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{CollectionId, Key, Row, Segment, SegmentId, SeqNo, Source};
-use parking_lot::RwLock;
 
 use crate::gc::FilePin;
 use crate::manifest::SegmentMeta;
 use crate::memtable::{Entry, Memtable};
+use crate::sync::{PinArc, RwLock};
 
 /// An open segment file. Its name is removed when the manifest stopped naming it
 /// and the last holder of this is gone.
@@ -28,7 +28,7 @@ pub(crate) struct SegmentFile {
 /// A segment as one version sees it.
 #[derive(Clone)]
 pub(crate) struct LiveSegment {
-    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) file: PinArc<SegmentFile>,
     pub(crate) deleted: Arc<DeletionVector>,
 }
 
@@ -93,17 +93,17 @@ pub(crate) struct ReadView {
 }
 
 /// The current view and the SeqNo up to which it is read.
-pub(crate) struct Published(RwLock<(Arc<ReadView>, SeqNo)>);
+pub(crate) struct Published(RwLock<(PinArc<ReadView>, SeqNo)>);
 
 impl Published {
     pub(crate) fn new(view: ReadView, visible: SeqNo) -> Self {
-        Self(RwLock::new((Arc::new(view), visible)))
+        Self(RwLock::new((PinArc::new(view), visible)))
     }
 
     /// The pair, taken in one step.
-    pub(crate) fn get(&self) -> (Arc<ReadView>, SeqNo) {
+    pub(crate) fn get(&self) -> (PinArc<ReadView>, SeqNo) {
         let pair = self.0.read();
-        (Arc::clone(&pair.0), pair.1)
+        (PinArc::clone(&pair.0), pair.1)
     }
 
     /// Makes operations up to `seqno` visible.
@@ -118,7 +118,7 @@ impl Published {
         let mut pair = self.0.write();
         let mut next = ReadView::clone(&pair.0);
         let result = change(&mut next);
-        let old = std::mem::replace(&mut pair.0, Arc::new(next));
+        let old = std::mem::replace(&mut pair.0, PinArc::new(next));
         drop(pair);
         // Dropped outside the lock: this may be the last pin of large memory.
         drop(old);

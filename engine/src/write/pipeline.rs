@@ -5,12 +5,10 @@
 //! gets SeqNos; memtables freeze only between groups; a poisoned handle logs
 //! nothing. Must not know: how files are named or rotated.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use esker_segment::{CollectionId, SeqNo};
 use esker_wal::{CommitSink, FrameBuf, Sequenced, SequencedFrame};
-use parking_lot::Mutex;
 
 use super::log::LogError;
 use crate::background::FLUSH;
@@ -19,6 +17,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::memory::Charge;
 use crate::options::{Background, Durability, WriteOptions};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// One batch in the queue.
 pub(crate) struct WriteRequest {
