@@ -3,7 +3,8 @@
 //! Owns no engine code. Reading order: [`rng`] is where all chance comes from;
 //! [`sim`] is a machine that can be stopped at any storage call and forgets what
 //! was not synced; [`oracle`] knows which states are legal afterwards; [`run`]
-//! drives a database, a machine and an oracle through a list of operations; [`load`]
+//! drives a database, a machine and an oracle through a list of operations;
+//! `schedules`, under `cfg(shuttle)`, runs the engine's tasks in seeded turns; [`load`]
 //! makes rows by the thousand and measures recall.
 #![allow(
     clippy::unwrap_used,
@@ -22,5 +23,8 @@ pub mod sim;
 pub mod oracle;
 
 pub mod run;
+
+#[cfg(shuttle)]
+pub mod schedules;
 
 pub mod load;
