@@ -12,9 +12,11 @@
     reason = "a test that fails should say so"
 )]
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use esker_tests::schedules::{tasks, turns};
+use esker_tests::schedules::tasks::{self, Tally};
+use esker_tests::schedules::turns;
 
 const DEFAULT_SCHEDULES: u64 = 2_000;
 
@@ -25,8 +27,13 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn the_engine_is_the_oracle_in_every_schedule() {
+    let tally = Arc::new(Tally::default());
+    let one = |tally: &Arc<Tally>| {
+        let tally = Arc::clone(tally);
+        move |seed| tasks::run(seed, &tally)
+    };
     if let Some(seed) = number("ESKER_SCHEDULE") {
-        turns::explore(std::iter::once(seed), tasks::run);
+        turns::explore(std::iter::once(seed), one(&tally));
         return;
     }
     let schedules = number("ESKER_SCHEDULES").unwrap_or(DEFAULT_SCHEDULES);
@@ -36,7 +43,8 @@ fn the_engine_is_the_oracle_in_every_schedule() {
         let threads: Vec<_> = (0..threads)
             .map(|first| {
                 let seeds = (first..schedules).step_by(threads as usize);
-                scope.spawn(move || turns::explore(seeds, tasks::run))
+                let schedule = one(&tally);
+                scope.spawn(move || turns::explore(seeds, schedule))
             })
             .collect();
         threads
@@ -49,5 +57,6 @@ fn the_engine_is_the_oracle_in_every_schedule() {
         "{run} schedules in {seconds:.1} s, {:.0} a second",
         run as f64 / seconds
     );
+    println!("{tally:?}");
     assert_eq!(run as u64, schedules);
 }

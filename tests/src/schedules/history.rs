@@ -5,11 +5,12 @@
 //! Must not know: who writes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use esker::{Durability, Key, Record, SeqNo};
 
-use super::tasks::{COLLECTION, DIMENSION, METRIC};
+use super::tasks::{COLLECTION, DIMENSION, METRIC, Tally};
 use crate::oracle::{Change, Oracle, Outcome, Row};
 
 /// Rows with the SeqNos that put them.
@@ -129,6 +130,19 @@ impl History {
             }
         }
         oracle
+    }
+
+    /// Adds what happened to the tally.
+    pub fn count(&self, tally: &Tally) {
+        let inner = self.lock();
+        let errored = |write: &&Write| write.outcome == Outcome::Errored;
+        let errored = inner.writes.iter().filter(errored).count();
+        let add = |counter: &std::sync::atomic::AtomicU64, n: usize| {
+            counter.fetch_add(n as u64, Ordering::Relaxed);
+        };
+        add(&tally.writes, inner.writes.len());
+        add(&tally.errored, errored);
+        add(&tally.snapshots, inner.seen.len());
     }
 
     /// The writes, for people to read.

@@ -4,6 +4,7 @@
 //! drawn from the schedule's seed. Must not know: whose turn it is.
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use esker::{
@@ -24,6 +25,27 @@ const DIR: &str = "/db";
 
 /// Keys that the writers fight over.
 const KEYS: u64 = 4;
+
+/// What many schedules did together: a test that does nothing finds nothing.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub writes: AtomicU64,
+    pub errored: AtomicU64,
+    pub flushes: AtomicU64,
+    pub merges: AtomicU64,
+    pub snapshots: AtomicU64,
+    pub faults: AtomicU64,
+    pub poisoned: AtomicU64,
+    pub closes: AtomicU64,
+    /// Power cuts in the middle; the others come at the end.
+    pub cuts: AtomicU64,
+    /// Writes that a power cut took.
+    pub lost: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
 
 /// What all tasks of a schedule share.
 struct World {
@@ -69,7 +91,7 @@ fn options(env: &SimEnv, rng: &mut Rng) -> Options {
 ///
 /// # Panics
 /// When something that must hold does not.
-pub fn run(seed: u64) {
+pub fn run(seed: u64, tally: &Tally) {
     let mut rng = Rng::part(seed, 1);
     let env = SimEnv::new(seed);
     let db = Db::open(DIR, options(&env, &mut rng)).unwrap();
@@ -84,6 +106,11 @@ pub fn run(seed: u64) {
         closing: rng.chance(1, 8),
         image: Mutex::default(),
     });
+    // Segments that the first writes already supersede rows of.
+    for round in 0..rng.below(4) {
+        world.put(&mut rng, 0, round);
+        world.db.flush().unwrap();
+    }
     if world.faulty {
         world.plan_fault(&mut rng);
     }
@@ -107,7 +134,7 @@ pub fn run(seed: u64) {
         task.join().unwrap();
     }
     let world = Arc::into_inner(world).expect("every task is over");
-    world.judge(&mut rng);
+    world.judge(&mut rng, tally);
 }
 
 impl World {
@@ -144,14 +171,19 @@ impl World {
         assert!(self.tolerates(error), "{what} failed: {error}");
     }
 
-    fn batch(&self, rng: &mut Rng, writer: u64, round: u64) -> (WriteBatch, Vec<Change>) {
+    fn batch(
+        &self,
+        rng: &mut Rng,
+        writer: u64,
+        round: u64,
+    ) -> Result<(WriteBatch, Vec<Change>), Error> {
         let mut batch = WriteBatch::new();
         let mut changes = Vec::new();
         for i in 0..1 + rng.below(3) {
             let key = Key::from(rng.below(KEYS));
             let collection = COLLECTION.to_owned();
             if rng.chance(1, 3) {
-                batch.delete(&self.rows, key.clone()).unwrap();
+                batch.delete(&self.rows, key.clone())?;
                 changes.push(Change::Delete { collection, key });
                 continue;
             }
@@ -161,57 +193,64 @@ impl World {
             match &payload {
                 Some(bytes) => batch.put_with_payload(&self.rows, key.clone(), &vector, bytes),
                 None => batch.put(&self.rows, key.clone(), &vector),
-            }
-            .unwrap();
+            }?;
             changes.push(Change::Put {
                 collection,
                 key,
                 row,
             });
         }
-        (batch, changes)
+        Ok((batch, changes))
     }
 
     fn write(&self, mut rng: Rng) {
-        let writer = rng.below(1 << 20);
-        for round in 0..2 + rng.below(3) {
-            let (batch, changes) = self.batch(&mut rng, writer, round);
-            let durability = if rng.chance(1, 2) {
-                Durability::Sync
-            } else {
-                Durability::Os
-            };
-            let options = WriteOptions::new().durability(durability);
-            let began = self.history.moment();
-            // Only a ticket knows the SeqNos of a write that fails.
-            let (last, result) = if self.faulty || self.closing || rng.chance(1, 2) {
-                match self.db.submit(batch, options) {
-                    Ok(ticket) => (Some(ticket.seqno()), ticket.wait()),
-                    Err(error) => (None, Err(error)),
-                }
-            } else {
-                let result = self.db.write_with(batch, options);
-                (result.as_ref().ok().copied(), result)
-            };
-            let outcome = match result {
-                Ok(seqno) => {
-                    assert_eq!(Some(seqno), last);
-                    Outcome::Acked
-                }
-                Err(error) => {
-                    self.tolerate("a write", &error);
-                    match error {
-                        Error::Closed | Error::Busy(_) => Outcome::Failed,
-                        _ => Outcome::Errored,
-                    }
-                }
-            };
-            self.history
-                .wrote(began, changes, durability, last, outcome);
-            if outcome == Outcome::Acked {
-                let (_, at) = self.snapshot_seqno();
-                assert!(at >= last.map_or(0, |s| s.0), "acknowledged, not visible");
+        let writer = 1 + rng.below(1 << 20);
+        for round in 0..3 + rng.below(3) {
+            self.put(&mut rng, writer, round);
+        }
+    }
+
+    /// One write, taken down.
+    fn put(&self, rng: &mut Rng, writer: u64, round: u64) {
+        let (batch, changes) = match self.batch(rng, writer, round) {
+            Ok(batch) => batch,
+            Err(error) => return self.tolerate("a batch", &error),
+        };
+        let durability = if rng.chance(1, 2) {
+            Durability::Sync
+        } else {
+            Durability::Os
+        };
+        let options = WriteOptions::new().durability(durability);
+        let began = self.history.moment();
+        // Only a ticket knows the SeqNos of a write that fails.
+        let (last, result) = if self.faulty || self.closing || rng.chance(1, 2) {
+            match self.db.submit(batch, options) {
+                Ok(ticket) => (Some(ticket.seqno()), ticket.wait()),
+                Err(error) => (None, Err(error)),
             }
+        } else {
+            let result = self.db.write_with(batch, options);
+            (result.as_ref().ok().copied(), result)
+        };
+        let outcome = match result {
+            Ok(seqno) => {
+                assert_eq!(Some(seqno), last);
+                Outcome::Acked
+            }
+            Err(error) => {
+                self.tolerate("a write", &error);
+                match error {
+                    Error::Closed | Error::Busy(_) => Outcome::Failed,
+                    _ => Outcome::Errored,
+                }
+            }
+        };
+        self.history
+            .wrote(began, changes, durability, last, outcome);
+        if outcome == Outcome::Acked {
+            let (_, at) = self.snapshot_seqno();
+            assert!(at >= last.map_or(0, |s| s.0), "acknowledged, not visible");
         }
     }
 
@@ -245,8 +284,8 @@ impl World {
 
     fn merge(&self, mut rng: Rng) {
         for _ in 0..1 + rng.below(3) {
-            let result = match rng.below(2) {
-                0 => self.db.compact(),
+            let result = match rng.below(3) {
+                0 | 1 => self.db.compact(),
                 _ => self.db.run_background_step().map(drop),
             };
             if let Err(error) = result {
@@ -334,7 +373,8 @@ impl World {
     }
 
     /// Compares what is there now, and after a crash, with the history.
-    fn judge(self, rng: &mut Rng) {
+    fn judge(self, rng: &mut Rng, tally: &Tally) {
+        self.count(tally);
         self.history.judge_snapshots();
         let queries = Queries {
             count: usize::from(rng.chance(1, 8)),
@@ -363,12 +403,36 @@ impl World {
             panic!("it does not open: {error}\n{}", self.history.explain());
         });
         let mut oracle = self.history.oracle(when);
-        let checked = oracle.check(&again, Loss::Power, &queries).map(drop);
-        demand(checked, "after a power cut");
+        let checked = oracle.check(&again, Loss::Power, &queries);
+        if let Ok(recovered) = &checked {
+            add(&tally.lost, (recovered.of - recovered.prefix) as u64);
+        }
+        demand(checked.map(drop), "after a power cut");
         if rng.chance(1, 8) {
             let report = again.verify().unwrap();
             assert!(report.is_ok(), "{:?}", report.problems);
         }
+    }
+
+    fn count(&self, tally: &Tally) {
+        let stats = self.db.stats();
+        let image = self.image.lock().unwrap_or_else(PoisonError::into_inner);
+        // An empty write asks and does nothing.
+        let poisoned = matches!(
+            self.db.write(WriteBatch::new()),
+            Err(Error::Poisoned { .. })
+        );
+        for (counter, n) in [
+            (&tally.flushes, stats.flushes),
+            (&tally.merges, stats.merges),
+            (&tally.faults, self.env.injected()),
+            (&tally.poisoned, u64::from(poisoned)),
+            (&tally.closes, u64::from(self.closing)),
+            (&tally.cuts, u64::from(image.is_some())),
+        ] {
+            add(counter, n);
+        }
+        self.history.count(tally);
     }
 
     /// Once the work is done, the directory holds what is needed and no more.
