@@ -172,7 +172,7 @@ impl Core {
     }
 
     fn flush_or_collect(&self) -> Result<bool> {
-        if self.poison.get().is_some() {
+        if self.poison.is_set() {
             return Ok(false);
         }
         // First: what it frees may be what a flush needs.

@@ -88,7 +88,7 @@ impl Core {
 
     /// Does the most pressing merge, if one is due.
     pub(crate) fn compact_step(&self) -> Result<bool> {
-        if !self.options.auto_compact || self.poison.get().is_some() {
+        if !self.options.auto_compact || self.poison.is_set() {
             return Ok(false);
         }
         let _exclusive = self.compacting.lock();
@@ -309,7 +309,7 @@ impl Core {
 }
 
 /// What the inputs lost since the merge was planned, as rows of the output.
-fn deleted_meanwhile(
+pub(crate) fn deleted_meanwhile(
     version: &Version,
     inputs: &[LiveSegment],
     output: &SegmentFile,

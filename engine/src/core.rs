@@ -21,12 +21,13 @@ use crate::manifest::{CommitError, Edit, Field, Manifest};
 use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
 use crate::options::Options;
+use crate::poison::Poison;
 use crate::recovery::RecoveryReport;
 use crate::search::ScratchPool;
 use crate::segments::{Builds, SegmentOpener};
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, OnceLock, Ordering, RwLock};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, RwLock};
 use crate::view::Published;
 use crate::write::log::{FileNumbers, Log};
 use crate::write::pipeline::PipelineState;
@@ -92,7 +93,7 @@ pub(crate) struct Core {
     /// The last failure of each thread that a retry may mend, until one succeeds.
     pub(crate) failures: Mutex<BTreeMap<&'static str, Error>>,
     pub(crate) report: RecoveryReport,
-    pub(crate) poison: OnceLock<String>,
+    pub(crate) poison: Poison,
     pub(crate) closed: AtomicBool,
     /// Asks running flushes and merges to give up.
     pub(crate) cancel: AtomicBool,
@@ -119,21 +120,15 @@ impl Core {
 
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
-        match self.poison.get() {
-            Some(cause) => Err(Error::Poisoned {
-                cause: cause.clone(),
-            }),
-            None => Ok(()),
-        }
+        self.poison.check()
     }
 
     /// Refuses every later write, and returns the error that says so.
     pub(crate) fn poison(&self, cause: String) -> Error {
-        let cause = self.poison.get_or_init(|| cause).clone();
-        self.budget.wake();
+        let error = self.poison.set(cause);
         // Callbacks are run by the log's thread: locks may be held here.
         self.signals.log.notify();
-        Error::Poisoned { cause }
+        error
     }
 
     /// Makes an edit durable. The manifest guard proves that the commit lock is

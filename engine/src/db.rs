@@ -92,11 +92,7 @@ impl Core {
     /// Makes everything durable and marks the end of log and manifest, so that
     /// the next open knows that nothing is missing.
     fn seal(&self) -> Result<()> {
-        if let Some(cause) = self.poison.get() {
-            return Err(Error::Poisoned {
-                cause: cause.clone(),
-            });
-        }
+        self.poison.check()?;
         self.sync_log()?;
         let mut manifest = self.manifest.lock();
         let (log, end) = self.log.end();

@@ -26,13 +26,13 @@ use crate::view::{LiveSegment, SegmentFile, Version};
 const CHUNK: usize = 1024;
 
 /// What became of every key of a memtable, in key order.
-struct Contents {
-    keys: Vec<(Key, Entry)>,
-    rows: Vec<Row>,
+pub(crate) struct Contents {
+    pub(crate) keys: Vec<(Key, Entry)>,
+    pub(crate) rows: Vec<Row>,
 }
 
 /// Rows that the memtable supersedes, by segment.
-type Superseded = BTreeMap<SegmentId, Vec<Row>>;
+pub(crate) type Superseded = BTreeMap<SegmentId, Vec<Row>>;
 
 impl Core {
     /// Flushes one frozen memtable if there is one. Nothing is lost on an error:
@@ -164,15 +164,7 @@ impl Core {
             // Dropped meanwhile: the output is nobody's.
             return Ok(());
         };
-        let known: Vec<_> = base.segments.iter().map(LiveSegment::id).collect();
-        for segment in collection
-            .version
-            .segments
-            .iter()
-            .filter(|s| !known.contains(&s.id()))
-        {
-            resolve(contents, segment, &mut superseded)?;
-        }
+        resolve_since(contents, base, &collection.version, &mut superseded)?;
         self.sync_log()?;
         let changed = changed_deletions(&collection.version, &superseded);
         let first_log = self.first_log_without(Some(memtable));
@@ -241,7 +233,11 @@ fn contents(memtable: &Memtable) -> Contents {
 }
 
 /// Adds the live rows of `segment` whose keys the memtable replaces or deletes.
-fn resolve(contents: &Contents, segment: &LiveSegment, out: &mut Superseded) -> Result<()> {
+pub(crate) fn resolve(
+    contents: &Contents,
+    segment: &LiveSegment,
+    out: &mut Superseded,
+) -> Result<()> {
     let file = &segment.file;
     let mut rows = Vec::new();
     for (key, _) in &contents.keys {
@@ -257,8 +253,20 @@ fn resolve(contents: &Contents, segment: &LiveSegment, out: &mut Superseded) -> 
     Ok(())
 }
 
+/// As [`resolve`], for the segments that came since `base`.
+pub(crate) fn resolve_since(
+    contents: &Contents,
+    base: &Version,
+    now: &Version,
+    out: &mut Superseded,
+) -> Result<()> {
+    let known: Vec<_> = base.segments.iter().map(LiveSegment::id).collect();
+    let mut since = now.segments.iter().filter(|s| !known.contains(&s.id()));
+    since.try_for_each(|segment| resolve(contents, segment, out))
+}
+
 /// The deletion vectors that differ from the version's.
-fn changed_deletions(
+pub(crate) fn changed_deletions(
     version: &Version,
     superseded: &Superseded,
 ) -> BTreeMap<SegmentId, Arc<DeletionVector>> {

@@ -41,6 +41,7 @@ mod log_file;
 mod batch;
 mod memory;
 mod memtable;
+mod poison;
 mod top_k;
 mod write;
 
@@ -65,6 +66,9 @@ mod verify;
 mod collection;
 mod db;
 mod snapshot;
+
+#[cfg(all(test, loom))]
+mod loom_models;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

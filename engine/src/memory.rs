@@ -70,8 +70,24 @@ impl MemoryBudget {
         })
     }
 
-    /// The release count to pass to [`MemoryBudget::wait`].
-    pub(crate) fn releases(&self) -> u64 {
+    /// A charge of `bytes`, as soon as they fit. Whenever they do not, `stalled`
+    /// makes room, waits for it with the release count that it is given, or gives up.
+    pub(crate) fn reserve<E>(
+        self: &Arc<Self>,
+        bytes: usize,
+        mut stalled: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<Charge, E> {
+        loop {
+            // Before the look: what is released after it ends the wait at once.
+            let seen = self.releases();
+            if let Some(charge) = self.try_reserve(bytes) {
+                return Ok(charge);
+            }
+            stalled(seen)?;
+        }
+    }
+
+    fn releases(&self) -> u64 {
         *self.releases.lock()
     }
 

@@ -28,11 +28,12 @@ use crate::gc::Garbage;
 use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
 use crate::memory::MemoryBudget;
 use crate::options::Options;
+use crate::poison::Poison;
 use crate::search::ScratchPool;
 use crate::segments::{Builds, SegmentOpener, read_deletions};
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, OnceLock, Ordering, PinArc, RwLock, counter};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PinArc, RwLock, counter};
 use crate::view::{CollectionView, LiveSegment, Published, ReadView, Version};
 use crate::write::log::{FileNumbers, Log, LogError};
 use crate::write::pipeline::PipelineState;
@@ -238,6 +239,7 @@ impl Opening {
             manifest: Mutex::new(manifest),
             flushing: Mutex::new(()),
             compacting: Mutex::new(()),
+            poison: Poison::new(&self.budget),
             budget: self.budget,
             garbage: self.garbage,
             opener: self.opener,
@@ -247,7 +249,6 @@ impl Opening {
             signals: Signals::new(),
             failures: Mutex::new(BTreeMap::new()),
             report: self.report,
-            poison: OnceLock::new(),
             closed: AtomicBool::new(false),
             cancel: AtomicBool::new(false),
             full_merges: AtomicUsize::new(0),

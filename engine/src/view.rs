@@ -52,6 +52,31 @@ pub(crate) struct Version {
     pub(crate) segments: Vec<LiveSegment>,
 }
 
+impl Version {
+    /// The version after an edit: without `removed`, with `added`, and with these
+    /// deletion vectors in place of those of their segments.
+    pub(crate) fn with(
+        &self,
+        removed: &[SegmentId],
+        added: Option<SegmentFile>,
+        mut deletions: BTreeMap<SegmentId, Arc<DeletionVector>>,
+    ) -> Self {
+        let stays = |segment: &&LiveSegment| !removed.contains(&segment.id());
+        let added = added.map(|file| LiveSegment {
+            file: PinArc::new(file),
+            deleted: Arc::default(),
+        });
+        let mut segments: Vec<_> = self.segments.iter().filter(stays).cloned().collect();
+        segments.extend(added);
+        for segment in &mut segments {
+            if let Some(deleted) = deletions.remove(&segment.id()) {
+                segment.deleted = deleted;
+            }
+        }
+        Self { segments }
+    }
+}
+
 /// One collection's part of a view.
 #[derive(Clone)]
 pub(crate) struct CollectionView {
