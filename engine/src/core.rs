@@ -27,7 +27,7 @@ use crate::search::ScratchPool;
 use crate::segments::{Builds, SegmentOpener};
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, RwLock};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PinArc, RwLock};
 use crate::view::Published;
 use crate::write::log::{FileNumbers, Log};
 use crate::write::pipeline::PipelineState;
@@ -50,8 +50,8 @@ pub(crate) struct CollectionInfo {
 
 impl CollectionInfo {
     /// An empty memtable for the collection, charged to the budget.
-    pub(crate) fn new_memtable(&self, budget: &Arc<MemoryBudget>) -> Arc<Memtable> {
-        Arc::new(Memtable::new(self.dimension, self.metric, budget.charge(0)))
+    pub(crate) fn new_memtable(&self, budget: &Arc<MemoryBudget>) -> PinArc<Memtable> {
+        PinArc::new(Memtable::new(self.dimension, self.metric, budget.charge(0)))
     }
 
     /// That writes to the collection can be taken.

@@ -19,7 +19,7 @@ use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::Field;
 use crate::memtable::{Entry, Memtable};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, PinArc};
 use crate::view::{LiveSegment, SegmentFile, Version};
 
 /// Keys resolved between looks at the index.
@@ -63,7 +63,7 @@ impl Core {
     }
 
     /// The frozen memtable that pins the oldest log file.
-    fn next_flush(&self) -> Option<(Arc<CollectionInfo>, Arc<Memtable>, Arc<Version>)> {
+    fn next_flush(&self) -> Option<(Arc<CollectionInfo>, PinArc<Memtable>, Arc<Version>)> {
         let (view, _) = self.published.get();
         let (id, collection) = view
             .collections
@@ -72,7 +72,7 @@ impl Core {
                 !c.frozen.is_empty() && self.info(**id).is_some_and(|i| i.damaged.lock().is_none())
             })
             .min_by_key(|(_, c)| c.frozen.first().map(|m| m.first_log()))?;
-        let memtable = Arc::clone(collection.frozen.first()?);
+        let memtable = PinArc::clone(collection.frozen.first()?);
         Some((self.info(*id)?, memtable, Arc::clone(&collection.version)))
     }
 
@@ -181,7 +181,7 @@ impl Core {
         self.commit_version(&mut manifest, change, |collection| {
             collection
                 .frozen
-                .retain(|m| !std::ptr::eq(Arc::as_ptr(m), memtable));
+                .retain(|m| !std::ptr::eq(PinArc::as_ptr(m), memtable));
         })?;
         drop(manifest);
         memtable.charge().release_to_pins();
@@ -203,7 +203,7 @@ impl Core {
         view.collections
             .values()
             .flat_map(|c| c.memtables())
-            .filter(|m| !without.is_some_and(|w| std::ptr::eq(Arc::as_ptr(m), w)))
+            .filter(|m| !without.is_some_and(|w| std::ptr::eq(PinArc::as_ptr(m), w)))
             .map(|m| m.first_log())
             .fold(current, u64::min)
     }

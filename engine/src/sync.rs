@@ -35,8 +35,8 @@ mod flavour {
 
     pub(crate) use checked::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-    /// Pins of files and views: loom must see when the last one goes, because what
-    /// their drop finds depends on it.
+    /// Pins of files, views and memtables: loom must see when the last one goes,
+    /// because what their drop finds depends on it.
     #[cfg(loom)]
     pub(crate) use loom::sync::Arc as PinArc;
     #[cfg(shuttle)]

@@ -80,21 +80,21 @@ impl Version {
 /// One collection's part of a view.
 #[derive(Clone)]
 pub(crate) struct CollectionView {
-    pub(crate) active: Arc<Memtable>,
+    pub(crate) active: PinArc<Memtable>,
     /// Oldest first.
-    pub(crate) frozen: Vec<Arc<Memtable>>,
+    pub(crate) frozen: Vec<PinArc<Memtable>>,
     pub(crate) version: Arc<Version>,
 }
 
 impl CollectionView {
     /// Freezes the active memtable and puts a fresh one in its place.
-    pub(crate) fn freeze(&mut self, fresh: Arc<Memtable>) {
+    pub(crate) fn freeze(&mut self, fresh: PinArc<Memtable>) {
         let full = std::mem::replace(&mut self.active, fresh);
         self.frozen.push(full);
     }
 
     /// Memtables, newest first.
-    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &PinArc<Memtable>> {
         std::iter::once(&self.active).chain(self.frozen.iter().rev())
     }
 
@@ -103,7 +103,7 @@ impl CollectionView {
         &self,
         key: &Key,
         at: SeqNo,
-    ) -> Option<(&Arc<Memtable>, SeqNo, Entry)> {
+    ) -> Option<(&PinArc<Memtable>, SeqNo, Entry)> {
         self.memtables().find_map(|memtable| {
             let (seqno, entry) = memtable.latest(key, at)?;
             Some((memtable, seqno, entry))

@@ -27,16 +27,25 @@ use crate::gc::{FilePin, Garbage};
 use crate::manifest::SegmentMeta;
 use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
-use crate::sync::Mutex;
+use crate::sync::counter::AtomicU64;
+use crate::sync::{Mutex, Ordering, PinArc};
 use crate::view::{CollectionView, LiveSegment, ReadView, SegmentFile, Version};
 
 const COLLECTION: CollectionId = CollectionId(1);
 
 /// Runs `model` in every interleaving with at most three preemptions.
 fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let runs = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&runs);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
-    builder.check(model);
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    let runs = runs.load(Ordering::Relaxed);
+    println!("{runs} interleavings");
+    assert!(runs > 10, "the threads of the model never meet");
 }
 
 /// Rows of a segment: keys, in order, with their SeqNos.
@@ -141,7 +150,7 @@ fn live_rows(view: &CollectionView, key: &Key) -> Vec<u64> {
 /// A view of one collection, with one segment or none.
 fn view_of(segment: Option<SegmentFile>) -> ReadView {
     let budget = MemoryBudget::new(1 << 20);
-    let active = Arc::new(Memtable::new(1, Metric::L2, budget.charge(0)));
+    let active = PinArc::new(Memtable::new(1, Metric::L2, budget.charge(0)));
     let collection = CollectionView {
         active,
         frozen: Vec::new(),

@@ -37,8 +37,8 @@ impl Database {
         })
     }
 
-    fn memtable(&self) -> StdArc<Memtable> {
-        StdArc::new(Memtable::new(1, Metric::L2, self.budget.charge(0)))
+    fn memtable(&self) -> Arc<Memtable> {
+        Arc::new(Memtable::new(1, Metric::L2, self.budget.charge(0)))
     }
 
     /// One write of a group: applied to the active memtable, then published.
@@ -76,7 +76,7 @@ impl Database {
             let collection = view.collections.get_mut(&COLLECTION).unwrap();
             let next = collection.version.with(&[], Some(output), BTreeMap::new());
             collection.version = StdArc::new(next);
-            collection.frozen.retain(|m| !StdArc::ptr_eq(m, &frozen));
+            collection.frozen.retain(|m| !Arc::ptr_eq(m, &frozen));
         });
     }
 
