@@ -13,6 +13,7 @@
 )]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use esker_tests::schedules::tasks::{self, Tally};
@@ -59,4 +60,11 @@ fn the_engine_is_the_oracle_in_every_schedule() {
     );
     println!("{tally:?}");
     assert_eq!(run as u64, schedules);
+    for (what, n) in tally.counters() {
+        let n = n.load(Ordering::Relaxed);
+        assert!(
+            n > 0 || schedules < 1_000,
+            "no {what} in {schedules} schedules"
+        );
+    }
 }

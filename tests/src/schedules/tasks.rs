@@ -43,6 +43,25 @@ pub struct Tally {
     pub lost: AtomicU64,
 }
 
+impl Tally {
+    /// Every counter by its name.
+    #[must_use]
+    pub fn counters(&self) -> [(&'static str, &AtomicU64); 10] {
+        [
+            ("writes", &self.writes),
+            ("errored writes", &self.errored),
+            ("flushes", &self.flushes),
+            ("merges", &self.merges),
+            ("snapshots", &self.snapshots),
+            ("faults", &self.faults),
+            ("poisonings", &self.poisoned),
+            ("closes", &self.closes),
+            ("power cuts in the middle", &self.cuts),
+            ("lost writes", &self.lost),
+        ]
+    }
+}
+
 fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }

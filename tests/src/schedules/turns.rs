@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
@@ -37,6 +37,9 @@ enum Walk {
     },
 }
 
+/// Set by the first schedule that fails: the other threads need not go on.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
 struct Turns<S> {
     seeds: S,
     current: Arc<AtomicU64>,
@@ -47,7 +50,8 @@ struct Turns<S> {
 
 impl<S: Iterator<Item = u64>> Scheduler for Turns<S> {
     fn new_execution(&mut self) -> Option<Schedule> {
-        let seed = self.seeds.next()?;
+        let next = self.seeds.next();
+        let seed = next.filter(|_| !FAILED.load(Ordering::Relaxed))?;
         self.current.store(seed, Ordering::Relaxed);
         self.rng = Rng::part(seed, 0);
         self.turn = 0;
@@ -128,6 +132,7 @@ pub fn explore(
     let of_task = Arc::clone(&current);
     let run = move || schedule(of_task.load(Ordering::Relaxed));
     catch_unwind(AssertUnwindSafe(|| Runner::new(turns, config).run(run))).unwrap_or_else(|panic| {
+        FAILED.store(true, Ordering::Relaxed);
         let seed = current.load(Ordering::Relaxed);
         eprintln!("schedule {seed} failed; ESKER_SCHEDULE={seed} runs it alone");
         resume_unwind(panic)
