@@ -14,7 +14,6 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +23,8 @@ use esker_segment::Executor;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::options::{Background, Options};
+use crate::sync::Ordering;
+use crate::sync::counter::AtomicUsize;
 
 /// Longest a thread sleeps without looking for work.
 const IDLE: Duration = Duration::from_millis(500);
@@ -171,7 +172,7 @@ impl Core {
     }
 
     fn flush_or_collect(&self) -> Result<bool> {
-        if self.poison.get().is_some() {
+        if self.poison.is_set() {
             return Ok(false);
         }
         // First: what it frees may be what a flush needs.

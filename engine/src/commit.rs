@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::gc::FilePin;
 use crate::manifest::{CommitError, Field, Manifest};
-use crate::view::{CollectionView, LiveSegment, SegmentFile, Version};
+use crate::view::{CollectionView, SegmentFile};
 
 /// What one edit does to a collection's segments.
 pub(crate) struct VersionChange<'a> {
@@ -53,27 +53,13 @@ impl Core {
             outputs().for_each(FilePin::mark_obsolete);
         }
         committed.map_err(CommitError::into_error)?;
-        let mut deletions = change.deletions;
         self.published.update(|view| {
             let Some(collection) = view.collections.get_mut(&id) else {
                 return;
             };
-            let mut version = Version::clone(&collection.version);
-            version
-                .segments
-                .retain(|segment| !change.removed.contains(&segment.id()));
-            version
-                .segments
-                .extend(change.added.map(|file| LiveSegment {
-                    file: Arc::new(file),
-                    deleted: Arc::default(),
-                }));
-            for segment in &mut version.segments {
-                if let Some(deleted) = deletions.remove(&segment.id()) {
-                    segment.deleted = deleted;
-                }
-            }
-            collection.version = Arc::new(version);
+            let version = &collection.version;
+            collection.version =
+                Arc::new(version.with(change.removed, change.added, change.deletions));
             also(collection);
         });
         Ok(())

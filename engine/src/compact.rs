@@ -7,7 +7,6 @@
 //! Must not know: how rows are merged, or chosen.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use esker_compaction::{
     MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
@@ -17,6 +16,7 @@ use esker_segment::{CollectionId, DeletionVector, SegmentId};
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
+use crate::sync::{AtomicBool, Ordering};
 use crate::view::{LiveSegment, SegmentFile, Version};
 
 /// Free space that a merge leaves, beside its output.
@@ -88,7 +88,7 @@ impl Core {
 
     /// Does the most pressing merge, if one is due.
     pub(crate) fn compact_step(&self) -> Result<bool> {
-        if !self.options.auto_compact || self.poison.get().is_some() {
+        if !self.options.auto_compact || self.poison.is_set() {
             return Ok(false);
         }
         let _exclusive = self.compacting.lock();
@@ -309,7 +309,7 @@ impl Core {
 }
 
 /// What the inputs lost since the merge was planned, as rows of the output.
-fn deleted_meanwhile(
+pub(crate) fn deleted_meanwhile(
     version: &Version,
     inputs: &[LiveSegment],
     output: &SegmentFile,

@@ -8,12 +8,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use esker_segment::{CollectionId, Metric, SeqNo};
 use esker_wal::GroupCommit;
-use parking_lot::{Mutex, RwLock};
 
 use crate::background::Signals;
 use crate::env::{Env, Storage, StorageLock};
@@ -23,11 +21,13 @@ use crate::manifest::{CommitError, Edit, Field, Manifest};
 use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
 use crate::options::Options;
+use crate::poison::Poison;
 use crate::recovery::RecoveryReport;
 use crate::search::ScratchPool;
 use crate::segments::{Builds, SegmentOpener};
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PinArc, RwLock};
 use crate::view::Published;
 use crate::write::log::{FileNumbers, Log};
 use crate::write::pipeline::PipelineState;
@@ -50,8 +50,8 @@ pub(crate) struct CollectionInfo {
 
 impl CollectionInfo {
     /// An empty memtable for the collection, charged to the budget.
-    pub(crate) fn new_memtable(&self, budget: &Arc<MemoryBudget>) -> Arc<Memtable> {
-        Arc::new(Memtable::new(self.dimension, self.metric, budget.charge(0)))
+    pub(crate) fn new_memtable(&self, budget: &Arc<MemoryBudget>) -> PinArc<Memtable> {
+        PinArc::new(Memtable::new(self.dimension, self.metric, budget.charge(0)))
     }
 
     /// That writes to the collection can be taken.
@@ -93,7 +93,7 @@ pub(crate) struct Core {
     /// The last failure of each thread that a retry may mend, until one succeeds.
     pub(crate) failures: Mutex<BTreeMap<&'static str, Error>>,
     pub(crate) report: RecoveryReport,
-    pub(crate) poison: OnceLock<String>,
+    pub(crate) poison: Poison,
     pub(crate) closed: AtomicBool,
     /// Asks running flushes and merges to give up.
     pub(crate) cancel: AtomicBool,
@@ -130,21 +130,15 @@ impl Core {
 
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
-        match self.poison.get() {
-            Some(cause) => Err(Error::Poisoned {
-                cause: cause.clone(),
-            }),
-            None => Ok(()),
-        }
+        self.poison.check()
     }
 
     /// Refuses every later write, and returns the error that says so.
     pub(crate) fn poison(&self, cause: String) -> Error {
-        let cause = self.poison.get_or_init(|| cause).clone();
-        self.budget.wake();
+        let error = self.poison.set(cause);
         // Callbacks are run by the log's thread: locks may be held here.
         self.signals.log.notify();
-        Error::Poisoned { cause }
+        error
     }
 
     /// Makes an edit durable. The manifest guard proves that the commit lock is

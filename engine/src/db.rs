@@ -6,10 +6,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use esker_segment::{CollectionId, SeqNo};
-use parking_lot::Mutex;
 
 use crate::background::Threads;
 use crate::batch::WriteBatch;
@@ -21,6 +19,7 @@ use crate::options::{Background, CollectionOptions, Options, WriteOptions};
 use crate::recovery::RecoveryReport;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
+use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::verify::VerifyReport;
 use crate::view::CollectionView;
 use crate::write::ticket::Ticket;
@@ -93,11 +92,7 @@ impl Core {
     /// Makes everything durable and marks the end of log and manifest, so that
     /// the next open knows that nothing is missing.
     fn seal(&self) -> Result<()> {
-        if let Some(cause) = self.poison.get() {
-            return Err(Error::Poisoned {
-                cause: cause.clone(),
-            });
-        }
+        self.poison.check()?;
         self.sync_log()?;
         let mut manifest = self.manifest.lock();
         let (log, end) = self.log.end();

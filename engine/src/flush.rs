@@ -10,7 +10,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{CollectionId, Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
@@ -20,19 +19,20 @@ use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::Field;
 use crate::memtable::{Entry, Memtable};
+use crate::sync::{Ordering, PinArc};
 use crate::view::{LiveSegment, SegmentFile, Version};
 
 /// Keys resolved between looks at the index.
 const CHUNK: usize = 1024;
 
 /// What became of every key of a memtable, in key order.
-struct Contents {
-    keys: Vec<(Key, Entry)>,
-    rows: Vec<Row>,
+pub(crate) struct Contents {
+    pub(crate) keys: Vec<(Key, Entry)>,
+    pub(crate) rows: Vec<Row>,
 }
 
 /// Rows that the memtable supersedes, by segment.
-type Superseded = BTreeMap<SegmentId, Vec<Row>>;
+pub(crate) type Superseded = BTreeMap<SegmentId, Vec<Row>>;
 
 impl Core {
     /// Flushes one frozen memtable if there is one. Nothing is lost on an error:
@@ -63,7 +63,7 @@ impl Core {
     }
 
     /// The frozen memtable that pins the oldest log file.
-    fn next_flush(&self) -> Option<(Arc<CollectionInfo>, Arc<Memtable>, Arc<Version>)> {
+    fn next_flush(&self) -> Option<(Arc<CollectionInfo>, PinArc<Memtable>, Arc<Version>)> {
         let (view, _) = self.published.get();
         let (id, collection) = view
             .collections
@@ -72,7 +72,7 @@ impl Core {
                 !c.frozen.is_empty() && self.info(**id).is_some_and(|i| i.damaged.lock().is_none())
             })
             .min_by_key(|(_, c)| c.frozen.first().map(|m| m.first_log()))?;
-        let memtable = Arc::clone(collection.frozen.first()?);
+        let memtable = PinArc::clone(collection.frozen.first()?);
         Some((self.info(*id)?, memtable, Arc::clone(&collection.version)))
     }
 
@@ -164,15 +164,7 @@ impl Core {
             // Dropped meanwhile: the output is nobody's.
             return Ok(());
         };
-        let known: Vec<_> = base.segments.iter().map(LiveSegment::id).collect();
-        for segment in collection
-            .version
-            .segments
-            .iter()
-            .filter(|s| !known.contains(&s.id()))
-        {
-            resolve(contents, segment, &mut superseded)?;
-        }
+        resolve_since(contents, base, &collection.version, &mut superseded)?;
         self.sync_log()?;
         let changed = changed_deletions(&collection.version, &superseded);
         let first_log = self.first_log_without(Some(memtable));
@@ -189,7 +181,7 @@ impl Core {
         self.commit_version(&mut manifest, change, |collection| {
             collection
                 .frozen
-                .retain(|m| !std::ptr::eq(Arc::as_ptr(m), memtable));
+                .retain(|m| !std::ptr::eq(PinArc::as_ptr(m), memtable));
         })?;
         drop(manifest);
         memtable.charge().release_to_pins();
@@ -211,7 +203,7 @@ impl Core {
         view.collections
             .values()
             .flat_map(|c| c.memtables())
-            .filter(|m| !without.is_some_and(|w| std::ptr::eq(Arc::as_ptr(m), w)))
+            .filter(|m| !without.is_some_and(|w| std::ptr::eq(PinArc::as_ptr(m), w)))
             .map(|m| m.first_log())
             .fold(current, u64::min)
     }
@@ -241,7 +233,11 @@ fn contents(memtable: &Memtable) -> Contents {
 }
 
 /// Adds the live rows of `segment` whose keys the memtable replaces or deletes.
-fn resolve(contents: &Contents, segment: &LiveSegment, out: &mut Superseded) -> Result<()> {
+pub(crate) fn resolve(
+    contents: &Contents,
+    segment: &LiveSegment,
+    out: &mut Superseded,
+) -> Result<()> {
     let file = &segment.file;
     let mut rows = Vec::new();
     for (key, _) in &contents.keys {
@@ -257,8 +253,20 @@ fn resolve(contents: &Contents, segment: &LiveSegment, out: &mut Superseded) -> 
     Ok(())
 }
 
+/// As [`resolve`], for the segments that came since `base`.
+pub(crate) fn resolve_since(
+    contents: &Contents,
+    base: &Version,
+    now: &Version,
+    out: &mut Superseded,
+) -> Result<()> {
+    let known: Vec<_> = base.segments.iter().map(LiveSegment::id).collect();
+    let mut since = now.segments.iter().filter(|s| !known.contains(&s.id()));
+    since.try_for_each(|segment| resolve(contents, segment, out))
+}
+
 /// The deletion vectors that differ from the version's.
-fn changed_deletions(
+pub(crate) fn changed_deletions(
     version: &Version,
     superseded: &Superseded,
 ) -> BTreeMap<SegmentId, Arc<DeletionVector>> {

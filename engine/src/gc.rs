@@ -7,11 +7,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::env::Storage;
+use crate::sync::{AtomicBool, Mutex, Ordering};
 
 /// Names that are to be removed.
 #[derive(Default)]
@@ -68,7 +66,8 @@ impl FilePin {
 
 impl Drop for FilePin {
     fn drop(&mut self) {
-        if !*self.named.get_mut() {
+        // Nobody else has it any more.
+        if !self.named.load(Ordering::Relaxed) {
             self.garbage.add(std::mem::take(&mut self.path));
         }
     }

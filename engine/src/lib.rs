@@ -25,13 +25,14 @@
 //! # }
 //! ```
 //!
-//! Reading order of the modules: [`mod@env`] is how the outside world enters;
+//! Reading order of the modules: `sync` names the locks; [`mod@env`] is how the outside world enters;
 //! `batch`, `write` and `memtable` are the way in; `flush`, `compact` and `manifest`
 //! make it lasting; `view`, `read`, `search` and `scan` are the way out; `recovery` puts it
 //! together after a restart; `db`, `collection` and `snapshot` are the handles.
 
 mod error;
 mod options;
+mod sync;
 
 pub mod env;
 mod files;
@@ -40,6 +41,7 @@ mod log_file;
 mod batch;
 mod memory;
 mod memtable;
+mod poison;
 mod top_k;
 mod write;
 
@@ -64,6 +66,9 @@ mod verify;
 mod collection;
 mod db;
 mod snapshot;
+
+#[cfg(all(test, loom))]
+mod loom_models;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

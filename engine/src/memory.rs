@@ -6,10 +6,9 @@
 //! Must not know: who flushes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering};
 
 /// The budget of one database.
 pub(crate) struct MemoryBudget {
@@ -71,8 +70,24 @@ impl MemoryBudget {
         })
     }
 
-    /// The release count to pass to [`MemoryBudget::wait`].
-    pub(crate) fn releases(&self) -> u64 {
+    /// A charge of `bytes`, as soon as they fit. Whenever they do not, `stalled`
+    /// makes room, waits for it with the release count that it is given, or gives up.
+    pub(crate) fn reserve<E>(
+        self: &Arc<Self>,
+        bytes: usize,
+        mut stalled: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<Charge, E> {
+        loop {
+            // Before the look: what is released after it ends the wait at once.
+            let seen = self.releases();
+            if let Some(charge) = self.try_reserve(bytes) {
+                return Ok(charge);
+            }
+            stalled(seen)?;
+        }
+    }
+
+    fn releases(&self) -> u64 {
         *self.releases.lock()
     }
 

@@ -10,15 +10,15 @@
 use std::cmp::Ordering as Order;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_skiplist::SkipMap;
 use esker_segment::arena::{AppendRows, RowsReader};
 use esker_segment::distance::{Query, inverse_norm};
 use esker_segment::{Key, Metric, Row, SeqNo};
-use parking_lot::Mutex;
 
 use crate::memory::Charge;
+use crate::sync::counter::AtomicUsize;
+use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::top_k::TopK;
 
 /// Estimated heap bytes of one index entry beside its key: node, tower, value.

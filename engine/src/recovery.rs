@@ -14,12 +14,10 @@ mod replay;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use esker_segment::SeqNo;
 use esker_wal::GroupCommit;
-use parking_lot::{Mutex, RwLock};
 
 use crate::background::Signals;
 use crate::core::{CollectionInfo, Core};
@@ -30,10 +28,12 @@ use crate::gc::Garbage;
 use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
 use crate::memory::MemoryBudget;
 use crate::options::Options;
+use crate::poison::Poison;
 use crate::search::ScratchPool;
 use crate::segments::{Builds, SegmentOpener, read_deletions};
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PinArc, RwLock, counter};
 use crate::view::{CollectionView, LiveSegment, Published, ReadView, Version};
 use crate::write::log::{FileNumbers, Log, LogError};
 use crate::write::pipeline::PipelineState;
@@ -186,7 +186,7 @@ impl Opening {
                     None => Default::default(),
                 };
                 segments.push(LiveSegment {
-                    file: Arc::new(file),
+                    file: PinArc::new(file),
                     deleted: Arc::new(deleted),
                 });
             }
@@ -225,7 +225,7 @@ impl Opening {
         let manifest = Manifest::create(&*env, &self.dir, manifest_number, state)
             .map_err(CommitError::into_error)?;
         self.report.removed_files = self.sweep(&manifest)?;
-        static OPENED: AtomicU64 = AtomicU64::new(0);
+        static OPENED: counter::AtomicU64 = counter::AtomicU64::new(0);
         Ok(Core {
             identity: OPENED.fetch_add(1, Ordering::Relaxed),
             env,
@@ -239,6 +239,7 @@ impl Opening {
             manifest: Mutex::new(manifest),
             flushing: Mutex::new(()),
             compacting: Mutex::new(()),
+            poison: Poison::new(&self.budget),
             budget: self.budget,
             garbage: self.garbage,
             opener: self.opener,
@@ -248,7 +249,6 @@ impl Opening {
             signals: Signals::new(),
             failures: Mutex::new(BTreeMap::new()),
             report: self.report,
-            poison: OnceLock::new(),
             closed: AtomicBool::new(false),
             cancel: AtomicBool::new(false),
             full_merges: AtomicUsize::new(0),

@@ -16,6 +16,7 @@ use crate::core::CollectionInfo;
 use crate::error::Result;
 use crate::memtable::{Entry, Memtable};
 use crate::read::{Reader, Record, in_segment, segment_record};
+use crate::sync::PinArc;
 use crate::view::{LiveSegment, ReadView};
 
 /// Keys that each source gives at a time.
@@ -25,7 +26,7 @@ const CHUNK_BYTES: usize = 4 << 20;
 
 /// Live rows in key order.
 pub struct Scan {
-    view: Arc<ReadView>,
+    view: PinArc<ReadView>,
     at: SeqNo,
     info: Arc<CollectionInfo>,
     /// From where on nothing was looked at yet; `None` at the end.
@@ -43,7 +44,7 @@ enum Found<'a> {
 
 impl Scan {
     pub(crate) fn new(
-        view: Arc<ReadView>,
+        view: PinArc<ReadView>,
         at: SeqNo,
         info: Arc<CollectionInfo>,
         start: Bound<Key>,
@@ -61,7 +62,7 @@ impl Scan {
     }
 
     fn fill(&mut self, start: &Bound<Key>) -> Result<()> {
-        let (view, info) = (Arc::clone(&self.view), Arc::clone(&self.info));
+        let (view, info) = (PinArc::clone(&self.view), Arc::clone(&self.info));
         let reader = Reader::new(&view, self.at, &info)?;
         let mut found: BTreeMap<Key, Found<'_>> = BTreeMap::new();
         // The least of the last keys of sources that have more.

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use esker_segment::deletion::{self, DeletionVector};
 use esker_segment::{
@@ -24,6 +23,8 @@ use crate::gc::{FilePin, Garbage};
 use crate::log_file::FileHandle;
 use crate::manifest::{CollectionMeta, DeletionMeta, Field, SegmentMeta};
 use crate::options::{MapMode, Options};
+use crate::sync::Ordering;
+use crate::sync::counter::AtomicUsize;
 use crate::view::SegmentFile;
 
 /// Opens segments in the way that the options ask for.

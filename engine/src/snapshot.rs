@@ -10,7 +10,6 @@ use std::ops::RangeBounds;
 use std::sync::{Arc, Weak};
 
 use esker_segment::{Key, SeqNo};
-use parking_lot::Mutex;
 
 use crate::collection::Collection;
 use crate::core::Core;
@@ -19,6 +18,7 @@ use crate::options::SearchOptions;
 use crate::read::{Reader, Record};
 use crate::scan::{Scan, prefix_range};
 use crate::search::SearchResult;
+use crate::sync::{Mutex, PinArc};
 use crate::view::ReadView;
 
 /// The whole database as it was at one SeqNo.
@@ -34,7 +34,7 @@ pub struct Snapshot {
 
 struct Pin {
     seqno: SeqNo,
-    view: Mutex<Option<Arc<ReadView>>>,
+    view: Mutex<Option<PinArc<ReadView>>>,
 }
 
 /// Snapshots, oldest first.
@@ -102,7 +102,7 @@ impl Snapshot {
         self.pin.seqno
     }
 
-    fn view(&self, collection: &Collection) -> Result<Arc<ReadView>> {
+    fn view(&self, collection: &Collection) -> Result<PinArc<ReadView>> {
         if collection.database_identity() != self.core.identity {
             return Err(Error::invalid("the collection belongs to another database"));
         }

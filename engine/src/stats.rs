@@ -3,10 +3,11 @@
 //! Owns what is counted. Invariant: a figure that is not measured is not there.
 //! Must not know: who asks.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::core::Core;
+use crate::sync::Ordering;
+use crate::sync::counter::AtomicU64;
 
 /// Running totals since open.
 #[derive(Default)]

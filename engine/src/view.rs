@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{CollectionId, Key, Row, Segment, SegmentId, SeqNo, Source};
-use parking_lot::RwLock;
 
 use crate::gc::FilePin;
 use crate::manifest::SegmentMeta;
 use crate::memtable::{Entry, Memtable};
+use crate::sync::{PinArc, RwLock};
 
 /// An open segment file. Its name is removed when the manifest stopped naming it
 /// and the last holder of this is gone.
@@ -28,7 +28,7 @@ pub(crate) struct SegmentFile {
 /// A segment as one version sees it.
 #[derive(Clone)]
 pub(crate) struct LiveSegment {
-    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) file: PinArc<SegmentFile>,
     pub(crate) deleted: Arc<DeletionVector>,
 }
 
@@ -52,24 +52,49 @@ pub(crate) struct Version {
     pub(crate) segments: Vec<LiveSegment>,
 }
 
+impl Version {
+    /// The version after an edit: without `removed`, with `added`, and with these
+    /// deletion vectors in place of those of their segments.
+    pub(crate) fn with(
+        &self,
+        removed: &[SegmentId],
+        added: Option<SegmentFile>,
+        mut deletions: BTreeMap<SegmentId, Arc<DeletionVector>>,
+    ) -> Self {
+        let stays = |segment: &&LiveSegment| !removed.contains(&segment.id());
+        let added = added.map(|file| LiveSegment {
+            file: PinArc::new(file),
+            deleted: Arc::default(),
+        });
+        let mut segments: Vec<_> = self.segments.iter().filter(stays).cloned().collect();
+        segments.extend(added);
+        for segment in &mut segments {
+            if let Some(deleted) = deletions.remove(&segment.id()) {
+                segment.deleted = deleted;
+            }
+        }
+        Self { segments }
+    }
+}
+
 /// One collection's part of a view.
 #[derive(Clone)]
 pub(crate) struct CollectionView {
-    pub(crate) active: Arc<Memtable>,
+    pub(crate) active: PinArc<Memtable>,
     /// Oldest first.
-    pub(crate) frozen: Vec<Arc<Memtable>>,
+    pub(crate) frozen: Vec<PinArc<Memtable>>,
     pub(crate) version: Arc<Version>,
 }
 
 impl CollectionView {
     /// Freezes the active memtable and puts a fresh one in its place.
-    pub(crate) fn freeze(&mut self, fresh: Arc<Memtable>) {
+    pub(crate) fn freeze(&mut self, fresh: PinArc<Memtable>) {
         let full = std::mem::replace(&mut self.active, fresh);
         self.frozen.push(full);
     }
 
     /// Memtables, newest first.
-    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &PinArc<Memtable>> {
         std::iter::once(&self.active).chain(self.frozen.iter().rev())
     }
 
@@ -78,7 +103,7 @@ impl CollectionView {
         &self,
         key: &Key,
         at: SeqNo,
-    ) -> Option<(&Arc<Memtable>, SeqNo, Entry)> {
+    ) -> Option<(&PinArc<Memtable>, SeqNo, Entry)> {
         self.memtables().find_map(|memtable| {
             let (seqno, entry) = memtable.latest(key, at)?;
             Some((memtable, seqno, entry))
@@ -93,17 +118,17 @@ pub(crate) struct ReadView {
 }
 
 /// The current view and the SeqNo up to which it is read.
-pub(crate) struct Published(RwLock<(Arc<ReadView>, SeqNo)>);
+pub(crate) struct Published(RwLock<(PinArc<ReadView>, SeqNo)>);
 
 impl Published {
     pub(crate) fn new(view: ReadView, visible: SeqNo) -> Self {
-        Self(RwLock::new((Arc::new(view), visible)))
+        Self(RwLock::new((PinArc::new(view), visible)))
     }
 
     /// The pair, taken in one step.
-    pub(crate) fn get(&self) -> (Arc<ReadView>, SeqNo) {
+    pub(crate) fn get(&self) -> (PinArc<ReadView>, SeqNo) {
         let pair = self.0.read();
-        (Arc::clone(&pair.0), pair.1)
+        (PinArc::clone(&pair.0), pair.1)
     }
 
     /// Makes operations up to `seqno` visible.
@@ -118,7 +143,7 @@ impl Published {
         let mut pair = self.0.write();
         let mut next = ReadView::clone(&pair.0);
         let result = change(&mut next);
-        let old = std::mem::replace(&mut pair.0, Arc::new(next));
+        let old = std::mem::replace(&mut pair.0, PinArc::new(next));
         drop(pair);
         // Dropped outside the lock: this may be the last pin of large memory.
         drop(old);

@@ -3,10 +3,11 @@
 //! Owns no engine code. Reading order: [`rng`] is where all chance comes from;
 //! [`sim`] is a machine that can be stopped at any storage call and forgets what
 //! was not synced; [`oracle`] knows which states are legal afterwards; [`run`]
-//! drives a database, a machine and an oracle through a list of operations; [`load`]
-//! makes rows by the thousand and measures recall;
-//! [`forge`] puts checksums right after bytes were changed; `tmpfs` mounts a disk that
-//! can be filled.
+//! drives a database, a machine and an oracle through a list of operations;
+//! [`campaign`] recovers everything that crashes in such lists may leave;
+//! `schedules`, under `cfg(shuttle)`, runs the engine's tasks in seeded turns; [`load`]
+//! makes rows by the thousand and measures recall; [`forge`] puts checksums right
+//! after bytes were changed; `tmpfs` mounts a disk that can be filled.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,9 +26,13 @@ pub mod oracle;
 
 pub mod run;
 
+#[cfg(shuttle)]
+pub mod schedules;
+
 pub mod load;
 
 pub mod campaign;
+
 pub mod forge;
 
 #[cfg(target_os = "linux")]

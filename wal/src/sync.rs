@@ -1,10 +1,11 @@
 //! The locks of group commit, in the flavour of the build.
 //!
-//! Owns the choice between parking_lot and, under `cfg(loom)`, the model checker's
-//! own. Invariant: nothing else in this crate names either. A lock that a panicking
-//! thread held is simply free again; the protocol above deals with the panic.
+//! Owns the choice between parking_lot and, under `cfg(loom)` or `cfg(shuttle)`, a
+//! checker's own. Invariant: nothing else in this crate names any of them. A lock
+//! that a panicking thread held is simply free again; the protocol above deals with
+//! the panic.
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod flavour {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::sync::Arc;
@@ -22,9 +23,12 @@ mod flavour {
     }
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 mod flavour {
+    #[cfg(loom)]
     pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
+    #[cfg(shuttle)]
+    pub(crate) use shuttle::sync::{Arc, Condvar, Mutex, MutexGuard};
     use std::sync::PoisonError;
 
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

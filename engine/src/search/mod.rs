@@ -12,7 +12,6 @@ mod limits;
 mod scratch;
 
 use std::cmp::Reverse;
-use std::sync::Arc;
 
 use esker_segment::distance::{Query, validate_vector};
 use esker_segment::{Key, Row, SegmentError};
@@ -22,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::memtable::{Entry, Memtable};
 use crate::options::SearchOptions;
 use crate::read::{Reader, in_segment};
+use crate::sync::PinArc;
 use crate::top_k::TopK;
 use crate::view::LiveSegment;
 use limits::Limits;
@@ -154,7 +154,7 @@ impl<'a> Search<'a, '_> {
 
     fn search_memtables(&mut self) {
         let (view, at) = (self.reader.view, self.reader.at);
-        let memtables: Vec<&'a Arc<Memtable>> = view.memtables().collect();
+        let memtables: Vec<&'a PinArc<Memtable>> = view.memtables().collect();
         for (i, &memtable) in memtables.iter().enumerate() {
             if self.limits.time_is_up() {
                 return;

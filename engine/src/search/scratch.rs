@@ -6,7 +6,8 @@
 //! in them.
 
 use esker_segment::{Row, SearchScratch};
-use parking_lot::Mutex;
+
+use crate::sync::Mutex;
 
 /// Bytes of all buffers that wait: those of many usual searches, or of a few with
 /// an L of thousands.

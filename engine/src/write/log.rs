@@ -11,15 +11,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use esker_wal::{LogFile, LogHeader, LogKind, LogNumber, LogWriter, SequencedFrame};
-use parking_lot::Mutex;
 
 use crate::env::Env;
 use crate::error::Error;
 use crate::files::{FileName, discard};
 use crate::log_file::FileHandle;
+use crate::sync::{AtomicU64, Mutex, Ordering, counter};
 
 /// Gives out file numbers, each once.
 pub(crate) struct FileNumbers(AtomicU64);
@@ -72,8 +71,8 @@ pub(crate) struct Log {
     /// return `Ok` for data that is gone. Taken after `inner`, never before.
     sync_failed: Mutex<bool>,
     /// Syncs of the current file that writers waited for.
-    syncs: AtomicU64,
-    bytes_written: AtomicU64,
+    syncs: counter::AtomicU64,
+    bytes_written: counter::AtomicU64,
 }
 
 struct Inner {
@@ -134,8 +133,8 @@ impl Log {
             file_bytes,
             inner: Mutex::new(inner),
             sync_failed: Mutex::new(false),
-            syncs: AtomicU64::new(0),
-            bytes_written: AtomicU64::new(0),
+            syncs: counter::AtomicU64::new(0),
+            bytes_written: counter::AtomicU64::new(0),
         })
     }
 

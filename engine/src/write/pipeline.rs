@@ -5,12 +5,10 @@
 //! gets SeqNos; memtables freeze only between groups; a poisoned handle logs
 //! nothing. Must not know: how files are named or rotated.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use esker_segment::{CollectionId, SeqNo};
 use esker_wal::{CommitSink, FrameBuf, Sequenced, SequencedFrame};
-use parking_lot::Mutex;
 
 use super::log::LogError;
 use crate::background::FLUSH;
@@ -19,6 +17,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::memory::Charge;
 use crate::options::{Background, Durability, WriteOptions};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// One batch in the queue.
 pub(crate) struct WriteRequest {
@@ -240,40 +239,30 @@ impl Core {
             clock.sleep(SLOWDOWN);
         }
         let mut stalled_since = None;
-        let result = loop {
-            let seen = self.budget.releases();
-            if let Some(charge) = self.budget.try_reserve(bytes) {
-                break Ok(charge);
-            }
+        let result = self.budget.reserve(bytes, |seen| {
             if !may_wait {
-                break Err(Error::Busy(
+                return Err(Error::Busy(
                     "the memory budget is used up; retry later".to_owned(),
                 ));
             }
-            if let Err(error) = self.check_writable() {
-                break Err(error);
-            }
+            self.check_writable()?;
             stalled_since.get_or_insert_with(|| clock.now());
             self.freeze_all();
             match self.options.background {
                 Background::Threads => {
                     self.signals.flush.notify();
                     if let Some(error) = self.failures.lock().get(FLUSH).cloned() {
-                        break Err(error);
+                        return Err(error);
                     }
                     self.budget.wait(seen, LOOK_AGAIN);
+                    Ok(())
                 }
-                Background::Manual => match self.flush_step() {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        break Err(Error::Busy(
-                            "the memory budget is pinned by other batches; retry later".to_owned(),
-                        ));
-                    }
-                    Err(error) => break Err(error),
-                },
+                Background::Manual if self.flush_step()? => Ok(()),
+                Background::Manual => Err(Error::Busy(
+                    "the memory budget is pinned by other batches; retry later".to_owned(),
+                )),
             }
-        };
+        });
         if let Some(since) = stalled_since {
             self.counters.stalled(clock.now().saturating_sub(since));
         }

@@ -9,10 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use esker_segment::SeqNo;
-use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::sync::Mutex;
 
 type Callback = Box<dyn FnOnce(Result<SeqNo>) + Send>;
 type GroupTicket = esker_wal::Ticket<Core>;

@@ -40,6 +40,9 @@ pub enum Crash {
 #[derive(Clone)]
 pub struct SimEnv {
     world: Arc<Mutex<World>>,
+    /// Looked at before every effect, so that a seeded scheduler can switch there.
+    #[cfg(shuttle)]
+    turn: Arc<shuttle::sync::atomic::AtomicBool>,
 }
 
 pub(super) struct World {
@@ -113,6 +116,8 @@ impl SimEnv {
     pub(super) fn with(world: World) -> Self {
         Self {
             world: Arc::new(Mutex::new(world)),
+            #[cfg(shuttle)]
+            turn: Arc::default(),
         }
     }
 
@@ -326,6 +331,11 @@ impl SimEnv {
         request: Request<'_>,
         act: impl FnOnce(&mut Disk, Extent) -> io::Result<T>,
     ) -> io::Result<T> {
+        #[cfg(shuttle)]
+        if request.kind.is_effect() {
+            // The world is not locked here: nobody may wait for it.
+            self.turn.load(std::sync::atomic::Ordering::SeqCst);
+        }
         // Hooks make calls of their own, so they run before this one has a number.
         while let Some(hook) = {
             let mut world = self.world();

@@ -1,0 +1,166 @@
+//! Deletions against the commit of a merge: what a flush deletes while the inputs
+//! are merged must be deleted in the output, however the two commit.
+//!
+//! Versions, deletion vectors, the carry-over and the resolution of keys are the
+//! engine's own; the manifest is a lock, as the commit lock is one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc as StdArc;
+
+use esker_segment::{Key, Row, SeqNo};
+use loom::sync::Arc;
+use loom::thread;
+
+use super::{COLLECTION, Image, explore, live_rows, view_of};
+use crate::compact::deleted_meanwhile;
+use crate::flush::{Contents, Superseded, changed_deletions, resolve, resolve_since};
+use crate::gc::Garbage;
+use crate::memtable::Entry;
+use crate::sync::Mutex;
+use crate::view::{LiveSegment, Published, SegmentFile, Version};
+
+static INPUT: Image = Image::new(1, &[("a", 1), ("b", 2)]);
+/// The merge's output, if the flush had not committed when it was planned.
+static MERGED: Image = Image::new(2, &[("a", 1), ("b", 2)]);
+/// And if it had.
+static MERGED_LATE: Image = Image::new(2, &[("b", 2)]);
+static FLUSHED: Image = Image::new(3, &[("a", 3)]);
+
+struct Database {
+    published: Published,
+    commit: Mutex<()>,
+    garbage: StdArc<Garbage>,
+}
+
+impl Database {
+    fn new() -> Arc<Self> {
+        let garbage = StdArc::new(Garbage::default());
+        let input = INPUT.open(&garbage);
+        input.pin.mark_named();
+        Arc::new(Self {
+            published: Published::new(view_of(Some(input)), SeqNo(4)),
+            commit: Mutex::new(()),
+            garbage,
+        })
+    }
+
+    fn version(&self) -> StdArc<Version> {
+        let (view, _) = self.published.get();
+        StdArc::clone(&view.collections[&COLLECTION].version)
+    }
+
+    fn swap(&self, next: impl FnOnce(&Version) -> Version) {
+        self.published.update(|view| {
+            let collection = view.collections.get_mut(&COLLECTION).unwrap();
+            collection.version = StdArc::new(next(&collection.version));
+        });
+    }
+
+    fn merge(&self) {
+        let planned = self.version();
+        let inputs: Vec<LiveSegment> = planned.segments.iter().filter(is_input).cloned().collect();
+        let image = match inputs[0].deleted.len() {
+            0 => &MERGED,
+            _ => &MERGED_LATE,
+        };
+        let output = image.open(&self.garbage);
+        output.pin.mark_named();
+        let committing = self.commit.lock();
+        let now = self.version();
+        let lost = deleted_meanwhile(&now, &inputs, &output).unwrap();
+        let deletions = BTreeMap::from([(output.meta.id, StdArc::new(lost))]);
+        let removed: Vec<_> = inputs.iter().map(LiveSegment::id).collect();
+        self.swap(|version| version.with(&removed, Some(output), deletions));
+        drop(committing);
+        inputs.iter().for_each(|s| s.file.pin.mark_obsolete());
+    }
+
+    fn flush(&self, contents: &Contents, output: Option<SegmentFile>) {
+        let base = self.version();
+        let mut superseded = Superseded::new();
+        for segment in &base.segments {
+            resolve(contents, segment, &mut superseded).unwrap();
+        }
+        let _committing = self.commit.lock();
+        let now = self.version();
+        resolve_since(contents, &base, &now, &mut superseded).unwrap();
+        let deletions = changed_deletions(&now, &superseded);
+        if let Some(output) = &output {
+            output.pin.mark_named();
+        }
+        self.swap(|version| version.with(&[], output, deletions));
+    }
+
+    /// A key never has two live rows, and never goes back.
+    fn look(&self, key: &Key, least: u64) -> u64 {
+        let (view, _) = self.published.get();
+        let rows = live_rows(&view.collections[&COLLECTION], key);
+        assert!(rows.len() < 2, "{key} is live at {rows:?}");
+        let now = rows.first().copied().unwrap_or(u64::MAX);
+        assert!(now >= least, "{key} went back from {least} to {now}");
+        now
+    }
+}
+
+fn is_input(segment: &&LiveSegment) -> bool {
+    segment.id().0 == 1
+}
+
+fn contents(key: &str, entry: Entry) -> Contents {
+    let rows = match entry {
+        Entry::Put(row) => vec![row],
+        Entry::Tombstone => Vec::new(),
+    };
+    Contents {
+        keys: vec![(Key::from(key), entry)],
+        rows,
+    }
+}
+
+/// A flush replaces one key of the input and then deletes the other.
+#[test]
+fn loom_deletions_survive_the_commit_of_a_merge() {
+    explore(|| {
+        let db = Database::new();
+        let flusher = {
+            let db = Arc::clone(&db);
+            thread::spawn(move || {
+                let output = FLUSHED.open(&db.garbage);
+                db.flush(&contents("a", Entry::Put(Row(0))), Some(output));
+            })
+        };
+        db.merge();
+        flusher.join().unwrap();
+        let (view, _) = db.published.get();
+        let collection = &view.collections[&COLLECTION];
+        assert_eq!(live_rows(collection, &Key::from("a")), [3]);
+        assert_eq!(live_rows(collection, &Key::from("b")), [2]);
+    });
+}
+
+/// The same with a reader, and a tombstone that leaves nothing behind.
+#[test]
+fn loom_no_reader_sees_a_deleted_row_again() {
+    explore(|| {
+        let db = Database::new();
+        let flusher = {
+            let db = Arc::clone(&db);
+            thread::spawn(move || db.flush(&contents("a", Entry::Tombstone), None))
+        };
+        let reader = {
+            let db = Arc::clone(&db);
+            thread::spawn(move || {
+                let key = Key::from("a");
+                let first = db.look(&key, 0);
+                db.look(&key, first);
+            })
+        };
+        db.merge();
+        flusher.join().unwrap();
+        reader.join().unwrap();
+        let (view, _) = db.published.get();
+        let collection = &view.collections[&COLLECTION];
+        assert_eq!(live_rows(collection, &Key::from("a")), []);
+        assert_eq!(live_rows(collection, &Key::from("b")), [2]);
+    });
+}
