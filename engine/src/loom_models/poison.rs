@@ -128,6 +128,27 @@ fn loom_a_stalled_writer_wakes_when_a_sync_fails() {
     });
 }
 
+/// As a failed sync of the manifest poisons: no batch gives its memory back then, so
+/// the poison itself must wake who waits for some.
+#[test]
+fn loom_poison_alone_wakes_stalled_writers() {
+    explore(|| {
+        let db = Database::new();
+        let frozen = db.budget.charge(LIMIT);
+        let stalled: Vec<_> = (0..2)
+            .map(|_| {
+                let db = Arc::clone(&db);
+                thread::spawn(move || db.write(1))
+            })
+            .collect();
+        db.sink.poison.set("a failed sync".to_owned());
+        for writer in stalled {
+            assert!(poisoned(writer.join().unwrap()));
+        }
+        drop(frozen);
+    });
+}
+
 /// Memory that comes back wakes who waits for it, without any poison.
 #[test]
 fn loom_released_memory_wakes_a_stalled_writer() {

@@ -10,11 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use esker::{Durability, Key, Record, SeqNo};
 
-use super::tasks::{COLLECTION, DIMENSION, METRIC, Tally};
+use super::tasks::{COLLECTIONS, DIMENSION, METRIC, Tally};
 use crate::oracle::{Change, Oracle, Outcome, Row};
 
-/// Rows with the SeqNos that put them.
-pub type Seen = BTreeMap<Key, (u64, Row)>;
+/// Rows by collection and key, with the SeqNos that put them.
+pub type Seen = BTreeMap<(String, Key), (u64, Row)>;
 
 /// A write, as its task knows it.
 pub struct Write {
@@ -113,7 +113,9 @@ impl History {
         let inner = self.lock();
         let end = image.unwrap_or(u64::MAX);
         let mut oracle = Oracle::new();
-        oracle.created(COLLECTION, DIMENSION, METRIC, Outcome::Acked);
+        for name in COLLECTIONS {
+            oracle.created(name, DIMENSION, METRIC, Outcome::Acked);
+        }
         let mut writes: Vec<_> = inner.writes.iter().filter(|w| w.last.is_some()).collect();
         writes.sort_unstable_by_key(|write| write.last);
         let synced = inner.synced.iter().filter(|(_, ended)| *ended < end);
@@ -169,11 +171,16 @@ fn rows_at(writes: &[Write], seqno: u64) -> Seen {
         let first = write.last.unwrap_or(0) + 1 - count;
         for (i, change) in write.changes.iter().enumerate() {
             match change {
-                Change::Put { key, row, .. } => {
-                    rows.insert(key.clone(), (first + i as u64, row.clone()));
+                Change::Put {
+                    collection,
+                    key,
+                    row,
+                } => {
+                    let place = (collection.clone(), key.clone());
+                    rows.insert(place, (first + i as u64, row.clone()));
                 }
-                Change::Delete { key, .. } => {
-                    rows.remove(key);
+                Change::Delete { collection, key } => {
+                    rows.remove(&(collection.clone(), key.clone()));
                 }
             }
         }
@@ -186,8 +193,12 @@ fn list(writes: &[Write]) -> String {
     sorted.sort_unstable_by_key(|write| write.last);
     let lines = sorted.iter().map(|w| {
         let changes = w.changes.iter().map(|change| match change {
-            Change::Put { key, row, .. } => format!("{key}={:?}", row.floats()),
-            Change::Delete { key, .. } => format!("-{key}"),
+            Change::Put {
+                collection,
+                key,
+                row,
+            } => format!("{collection}/{key}={:?}", row.floats()),
+            Change::Delete { collection, key } => format!("-{collection}/{key}"),
         });
         let changes: Vec<_> = changes.collect();
         format!(

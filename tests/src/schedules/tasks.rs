@@ -3,6 +3,7 @@
 //! Owns what they do and what each must find at once. Invariant: everything here is
 //! drawn from the schedule's seed. Must not know: whose turn it is.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,8 @@ use crate::oracle::{Change, Loss, Outcome, Queries, Row};
 use crate::rng::Rng;
 use crate::sim::{CallKind, Crash, Fault, FaultEffect, SimEnv};
 
-pub const COLLECTION: &str = "rows";
+/// Two, so that one may be flushed before what the other wrote earlier.
+pub const COLLECTIONS: [&str; 2] = ["one", "other"];
 pub const DIMENSION: u32 = 2;
 pub const METRIC: Metric = Metric::L2;
 const DIR: &str = "/db";
@@ -71,10 +73,12 @@ struct World {
     seed: u64,
     env: SimEnv,
     db: Db,
-    rows: Collection,
+    collections: Vec<Collection>,
     history: History,
     /// Whether a storage call is planned to fail.
     faulty: bool,
+    /// Whether each write fills a memtable, and every other one a log file.
+    heavy: bool,
     /// Whether the database is closed while the others work.
     closing: bool,
     /// A power cut in the middle: what it left, and when.
@@ -117,11 +121,15 @@ pub fn run(seed: u64, tally: &Tally) {
     let of_rows = CollectionOptions::new(DIMENSION, METRIC);
     let world = Arc::new(World {
         seed,
-        rows: db.create_collection(COLLECTION, of_rows).unwrap(),
+        collections: COLLECTIONS
+            .iter()
+            .map(|name| db.create_collection(name, of_rows).unwrap())
+            .collect(),
         db,
         env,
         history: History::default(),
         faulty: rng.chance(1, 4),
+        heavy: rng.chance(1, 4),
         closing: rng.chance(1, 8),
         image: Mutex::default(),
     });
@@ -200,18 +208,19 @@ impl World {
         let mut changes = Vec::new();
         for i in 0..1 + rng.below(3) {
             let key = Key::from(rng.below(KEYS));
-            let collection = COLLECTION.to_owned();
+            let rows = &self.collections[rng.below(2) as usize];
+            let collection = rows.name().to_owned();
             if rng.chance(1, 3) {
-                batch.delete(&self.rows, key.clone())?;
+                batch.delete(rows, key.clone())?;
                 changes.push(Change::Delete { collection, key });
                 continue;
             }
             let vector = [writer as f32, (round * 8 + i) as f32];
-            let payload = rng.chance(1, 4).then(|| vec![round as u8; 900]);
+            let payload = (self.heavy || rng.chance(1, 8)).then(|| vec![round as u8; 1_200]);
             let row = Row::new(&vector, payload.as_deref());
             match &payload {
-                Some(bytes) => batch.put_with_payload(&self.rows, key.clone(), &vector, bytes),
-                None => batch.put(&self.rows, key.clone(), &vector),
+                Some(bytes) => batch.put_with_payload(rows, key.clone(), &vector, bytes),
+                None => batch.put(rows, key.clone(), &vector),
             }?;
             changes.push(Change::Put {
                 collection,
@@ -317,6 +326,7 @@ impl World {
     fn read(&self, mut rng: Rng) {
         let mut first = None;
         let mut newest = [0; KEYS as usize];
+        let polled = &self.collections[rng.below(2) as usize];
         for _ in 0..1 + rng.below(3) {
             let acked = self.history.acked();
             let (Some(snapshot), at) = self.snapshot_seqno() else {
@@ -329,7 +339,7 @@ impl World {
             self.history.saw(snapshot.seqno(), rows.clone());
             first.get_or_insert((snapshot, rows));
             let key = rng.below(KEYS);
-            match self.rows.get(Key::from(key)) {
+            match polled.get(Key::from(key)) {
                 Ok(Some(record)) => {
                     let before = std::mem::replace(&mut newest[key as usize], record.seqno.0);
                     assert!(before <= record.seqno.0, "key {key} went back in time");
@@ -348,21 +358,29 @@ impl World {
     /// Everything that a snapshot answers, which must agree with itself.
     fn rows_of(&self, snapshot: &Snapshot) -> Option<Seen> {
         let read = || {
-            let mut rows = Seen::new();
-            for item in snapshot.scan(&self.rows, ..)? {
-                let (key, record) = item?;
-                rows.insert(key, seen(&record));
+            let mut all = Seen::new();
+            for collection in &self.collections {
+                let mut rows = BTreeMap::new();
+                for item in snapshot.scan(collection, ..)? {
+                    let (key, record) = item?;
+                    rows.insert(key, seen(&record));
+                }
+                for key in (0..KEYS).map(Key::from) {
+                    let record = snapshot.get(collection, key.clone())?;
+                    assert_eq!(record.as_ref().map(seen), rows.get(&key).cloned(), "{key}");
+                }
+                assert_eq!(snapshot.len(collection)?, rows.len() as u64);
+                let most = SearchOptions::new(KEYS as usize);
+                let hits = snapshot.search(collection, &[0.5, 0.5], &most)?.hits;
+                assert_eq!(hits.len(), rows.len(), "a search misses live rows");
+                assert!(hits.iter().all(|hit| rows.contains_key(&hit.key)));
+                let name = collection.name();
+                all.extend(
+                    rows.into_iter()
+                        .map(|(key, row)| ((name.to_owned(), key), row)),
+                );
             }
-            for key in (0..KEYS).map(Key::from) {
-                let record = snapshot.get(&self.rows, key.clone())?;
-                assert_eq!(record.as_ref().map(seen), rows.get(&key).cloned(), "{key}");
-            }
-            assert_eq!(snapshot.len(&self.rows)?, rows.len() as u64);
-            let all = SearchOptions::new(KEYS as usize);
-            let hits = snapshot.search(&self.rows, &[0.5, 0.5], &all)?.hits;
-            assert_eq!(hits.len(), rows.len(), "a search misses live rows");
-            assert!(hits.iter().all(|hit| rows.contains_key(&hit.key)));
-            Ok(rows)
+            Ok(all)
         };
         let rows = read();
         rows.inspect_err(|error| self.tolerate("a read", error))
