@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::gc::FilePin;
 use crate::manifest::{CommitError, Field, Manifest};
-use crate::view::{CollectionView, LiveSegment, SegmentFile, Version};
+use crate::view::{CollectionView, SegmentFile};
 
 /// What one edit does to a collection's segments.
 pub(crate) struct VersionChange<'a> {
@@ -40,7 +40,7 @@ impl Core {
         let removed = change.removed.iter();
         let mut fields: Vec<_> = removed.map(|&s| Field::RemoveSegment(id, s)).collect();
         fields.extend(change.added.as_ref().map(|s| Field::AddSegment(id, s.meta)));
-        let (deletions, file) = self.write_deletions(id, &change.deletions)?;
+        let (deletions, file) = self.outputs.write_deletions(id, &change.deletions)?;
         fields.extend(deletions);
         fields.extend(change.fields);
         let committed = self.commit(manifest, fields);
@@ -51,26 +51,12 @@ impl Core {
             outputs.for_each(FilePin::mark_named);
         }
         committed.map_err(CommitError::into_error)?;
-        let mut deletions = change.deletions;
         self.published.update(|view| {
             let Some(collection) = view.collections.get_mut(&id) else {
                 return;
             };
-            let mut version = Version::clone(&collection.version);
-            version
-                .segments
-                .retain(|segment| !change.removed.contains(&segment.id()));
-            version
-                .segments
-                .extend(change.added.map(|file| LiveSegment {
-                    file: Arc::new(file),
-                    deleted: Arc::default(),
-                }));
-            for segment in &mut version.segments {
-                if let Some(deleted) = deletions.remove(&segment.id()) {
-                    segment.deleted = deleted;
-                }
-            }
+            let version = &collection.version;
+            let version = version.changed(change.removed, change.added, change.deletions);
             collection.version = Arc::new(version);
             also(collection);
         });

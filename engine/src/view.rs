@@ -52,6 +52,30 @@ pub(crate) struct Version {
     pub(crate) segments: Vec<LiveSegment>,
 }
 
+impl Version {
+    /// This version without some segments, with one more, and with new deletion
+    /// vectors for some that it then has.
+    pub(crate) fn changed(
+        &self,
+        removed: &[SegmentId],
+        added: Option<SegmentFile>,
+        mut deletions: BTreeMap<SegmentId, Arc<DeletionVector>>,
+    ) -> Self {
+        let stay = self.segments.iter().filter(|s| !removed.contains(&s.id()));
+        let mut segments: Vec<_> = stay.cloned().collect();
+        segments.extend(added.map(|file| LiveSegment {
+            file: Arc::new(file),
+            deleted: Arc::default(),
+        }));
+        for segment in &mut segments {
+            if let Some(deleted) = deletions.remove(&segment.id()) {
+                segment.deleted = deleted;
+            }
+        }
+        Self { segments }
+    }
+}
+
 /// One collection's part of a view.
 #[derive(Clone)]
 pub(crate) struct CollectionView {
