@@ -142,7 +142,7 @@ fn a_replay_flushes_and_recovering_twice_equals_recovering_once() {
 #[test]
 fn a_crash_at_any_call_of_a_flushing_replay_and_of_the_next_loses_nothing() {
     let moments = [Moment::Before, Moment::After, Moment::Torn(5)];
-    let (image, expected) = killed(2, 24);
+    let (image, expected) = killed(2, 16);
     let whole = image.crash_image(Crash::KeepAll);
     drop(open(&whole, SMALL).unwrap());
     let calls = whole.effects();
@@ -191,12 +191,12 @@ fn used(env: &SimEnv) -> u64 {
 
 #[test]
 fn a_full_disk_fails_the_open_and_nothing_is_lost() {
-    let (image, expected) = killed(3, 64);
+    let (image, expected) = killed(3, 24);
     let whole = image.crash_image(Crash::KeepAll);
     let before = used(&whole);
     drop(open(&whole, SMALL).unwrap());
     let mut failures = 0;
-    for room in (0_u64..).step_by(2 << 10) {
+    for room in (0_u64..).step_by(8 << 10) {
         let env = image.crash_image(Crash::KeepAll);
         env.set_capacity(Some(before + room));
         match open(&env, SMALL) {
@@ -222,21 +222,30 @@ fn a_full_disk_fails_the_open_and_nothing_is_lost() {
 /// Rows whose keys cannot be resolved stay where they are; the others are flushed.
 #[test]
 fn a_damaged_segment_keeps_its_collection_back_and_no_other() {
-    let (env, expected) = killed(4, 64);
-    // A segment of `a`: the first that was flushed.
-    let names = env.names("/db").unwrap();
+    let (image, expected) = killed(4, 64);
+    let names = image.names("/db").unwrap();
     let segment = names
         .iter()
         .find(|name| name.ends_with(".segment"))
         .unwrap();
     let path = format!("/db/{segment}");
-    let original = env.file(&path).unwrap();
-    let mut bytes = original.clone();
-    // Vectors come first, then what keys are looked up in.
-    let (from, to) = (bytes.len() / 4, bytes.len() * 3 / 4);
-    bytes[from..to].iter_mut().for_each(|byte| *byte ^= 0x55);
-    env.set_file(&path, bytes).unwrap();
-    let db = open(&env, SMALL).unwrap();
+    let original = image.file(&path).unwrap();
+    let damage = |at: usize, env: &SimEnv| {
+        let mut bytes = original.clone();
+        bytes[at] ^= 0x55;
+        env.set_file(&path, bytes).unwrap();
+    };
+    // A byte that only a look at the keys reads: an open without a flush does not.
+    let lookups = (0..original.len()).step_by(96).find_map(|at| {
+        let env = image.crash_image(Crash::KeepAll);
+        damage(at, &env);
+        drop(open(&env, LARGE).ok()?);
+        let env = image.crash_image(Crash::KeepAll);
+        damage(at, &env);
+        let db = open(&env, SMALL).unwrap();
+        (!db.recovery_report().damaged_collections.is_empty()).then_some((env, db))
+    });
+    let (env, db) = lookups.expect("some byte is the key table's");
     let report = db.recovery_report().clone();
     assert_eq!(report.damaged_collections.len(), 1, "{report:?}");
     assert!(report.flushed_segments > 2, "{report:?}");
