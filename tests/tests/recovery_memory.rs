@@ -100,10 +100,10 @@ const SHAPES: [Shape; 3] = [
     // Every flush of the recovery builds a graph, as no merge will.
     Shape {
         name: "graphs",
-        budget: 16 << 20,
+        budget: 4 << 20,
         dimension: 160,
-        operations: 330_000,
-        keys: 200_000,
+        operations: 84_000,
+        keys: 50_000,
         batch: 20,
         map_mode: MapMode::Mmap,
         auto_compact: false,
