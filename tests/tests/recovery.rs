@@ -38,6 +38,8 @@ fn options(env: &SimEnv, budget: usize) -> Options {
 const LARGE: usize = 64 << 20;
 /// So small that a replay flushes again and again.
 const SMALL: usize = 64 << 10;
+/// Between the two: several memtables of a collection wait, and some are left.
+const MEDIUM: usize = 1 << 20;
 
 fn open(env: &SimEnv, budget: usize) -> esker::Result<Db> {
     Db::open("/db", options(env, budget))
@@ -137,6 +139,24 @@ fn a_replay_flushes_and_recovering_twice_equals_recovering_once() {
         db.compact().unwrap();
         check(&db, &expected);
     }
+}
+
+#[test]
+fn memtables_that_a_replay_leaves_are_replayed_by_the_next() {
+    let (env, expected) = killed(6, 64);
+    let db = open(&env, MEDIUM).unwrap();
+    let report = db.recovery_report().clone();
+    assert!(report.flushed_segments > 5, "{report:?}");
+    check(&db, &expected);
+    env.stop();
+    drop(db);
+    let env = env.crash_image(Crash::LoseAllUnsynced);
+    let db = open(&env, LARGE).unwrap();
+    let left = db.recovery_report().operations;
+    assert!(left > 0 && left < report.operations, "{left} of {report:?}");
+    check(&db, &expected);
+    db.flush().unwrap();
+    check(&db, &expected);
 }
 
 #[test]

@@ -159,8 +159,10 @@ impl Options {
     }
 
     /// Bytes for memtables and the block cache. What a graph takes while it is
-    /// built comes on top and grows with its rows (`Stats::build_bytes`). Writers are slowed near it and
-    /// stalled at it. At least 64 KiB; default [`DEFAULT_MEMORY_BUDGET`].
+    /// built comes on top and grows with its rows (`Stats::build_bytes`). Writers are
+    /// slowed near it and stalled at it. An open that replays a log longer than it takes
+    /// half as much again at most, unless the log holds larger batches than this budget
+    /// allows, or the budget is below a few MiB. At least 64 KiB; default [`DEFAULT_MEMORY_BUDGET`].
     #[must_use]
     pub fn memory_budget(mut self, bytes: usize) -> Self {
         self.memory_budget = bytes;

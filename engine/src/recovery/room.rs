@@ -108,7 +108,8 @@ impl Opening {
         info.is_some_and(|info| info.damaged.lock().is_some())
     }
 
-    /// Freezes what the collection's active memtable holds.
+    /// Freezes what the collection's active memtable holds. A damaged collection's is
+    /// set aside at once, or others would be flushed for its sake.
     pub(super) fn freeze(&mut self, id: CollectionId) {
         let Some(info) = self.collections.get(&id) else {
             return;
@@ -117,6 +118,11 @@ impl Opening {
             && !collection.active.is_empty()
         {
             collection.freeze(info.new_memtable(&self.budget));
+            if info.damaged.lock().is_some()
+                && let Some(memtable) = collection.frozen.last()
+            {
+                memtable.charge().release_to_pins();
+            }
         }
     }
 
