@@ -2,6 +2,9 @@
 //!
 //! Must not know: what is counted.
 
+use std::sync::OnceLock;
+
+use esker::RecoveryProgress;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that counts to `rows`, hidden when standard error is no terminal.
@@ -14,4 +17,28 @@ pub(crate) fn bar(what: &'static str, rows: u64) -> ProgressBar {
     }
     bar.set_message(what);
     bar
+}
+
+/// Shows how far an open is with a log that takes long to replay.
+pub(crate) fn recovery() -> impl Fn(&RecoveryProgress) + Send + Sync + 'static {
+    /// Replayed in about a second.
+    const LONG: u64 = 64 << 20;
+    let bar: OnceLock<ProgressBar> = OnceLock::new();
+    move |progress| {
+        if progress.log_bytes_total < LONG {
+            return;
+        }
+        let bar = bar.get_or_init(|| {
+            let bar = ProgressBar::new(progress.log_bytes_total).with_message("recovers");
+            let template = "{msg:>8} [{bar:40}] {bytes}/{total_bytes} of the log";
+            match ProgressStyle::with_template(template) {
+                Ok(style) => bar.with_style(style.progress_chars("=> ")),
+                Err(_) => bar,
+            }
+        });
+        bar.set_position(progress.log_bytes);
+        if progress.log_bytes == progress.log_bytes_total {
+            bar.finish_and_clear();
+        }
+    }
 }

@@ -40,7 +40,7 @@ impl Core {
         let removed = change.removed.iter();
         let mut fields: Vec<_> = removed.map(|&s| Field::RemoveSegment(id, s)).collect();
         fields.extend(change.added.as_ref().map(|s| Field::AddSegment(id, s.meta)));
-        let (deletions, file) = self.write_deletions(id, &change.deletions)?;
+        let (deletions, file) = self.outputs.write_deletions(id, &change.deletions)?;
         fields.extend(deletions);
         fields.extend(change.fields);
         // In doubt, a crash may reveal the edit: what it names stays. From here on it

@@ -223,7 +223,8 @@ impl Core {
         let output = rows.and_then(|rows| {
             let write = |graph| {
                 watch.builds.store(graph, Ordering::Relaxed);
-                self.write_segment(info, &rows, graph, || path(rows.failed_input()))
+                self.outputs
+                    .write_segment(info, &rows, graph, || path(rows.failed_input()))
                     .map(Some)
             };
             if rows.is_empty() {

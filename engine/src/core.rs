@@ -24,7 +24,7 @@ use crate::options::Options;
 use crate::poison::Poison;
 use crate::recovery::RecoveryReport;
 use crate::search::ScratchPool;
-use crate::segments::{Builds, SegmentOpener};
+use crate::segments::Outputs;
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PinArc, RwLock};
@@ -85,10 +85,10 @@ pub(crate) struct Core {
     pub(crate) compacting: Mutex<()>,
     pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) garbage: Arc<Garbage>,
-    pub(crate) opener: SegmentOpener,
+    pub(crate) outputs: Outputs,
     pub(crate) snapshots: SnapshotRegistry,
     pub(crate) waiters: DurableWaiters,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) signals: Signals,
     /// The last failure of each thread that a retry may mend, until one succeeds.
     pub(crate) failures: Mutex<BTreeMap<&'static str, Error>>,
@@ -100,7 +100,6 @@ pub(crate) struct Core {
     /// Callers that wait for a full merge.
     pub(crate) full_merges: AtomicUsize,
     pub(crate) scratches: ScratchPool,
-    pub(crate) builds: Builds,
     /// Held until the last handle and thread are gone, or until `close`.
     pub(crate) lock: Mutex<Option<Box<dyn StorageLock>>>,
 }

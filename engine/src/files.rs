@@ -24,6 +24,10 @@ pub(crate) enum FileName {
     Manifest(u64),
     Segment(u64),
     Deletions(u64),
+    /// A segment, or deletion vectors, that a crash cut off. The number counts: a
+    /// later file of the same name could not be created.
+    UnfinishedSegment(u64),
+    UnfinishedDeletions(u64),
     Temporary,
 }
 
@@ -36,6 +40,8 @@ impl FileName {
             Self::Manifest(n) => format!("{n:012}.manifest"),
             Self::Segment(n) => format!("{n:012}.segment"),
             Self::Deletions(n) => format!("{n:012}.deletions"),
+            Self::UnfinishedSegment(n) => format!("{n:012}.segment.tmp"),
+            Self::UnfinishedDeletions(n) => format!("{n:012}.deletions.tmp"),
             Self::Temporary => format!("{CURRENT}.tmp"),
         }
     }
@@ -64,7 +70,8 @@ impl FileName {
             "manifest" => Some(Self::Manifest(number)),
             "segment" => Some(Self::Segment(number)),
             "deletions" => Some(Self::Deletions(number)),
-            "segment.tmp" | "deletions.tmp" => Some(Self::Temporary),
+            "segment.tmp" => Some(Self::UnfinishedSegment(number)),
+            "deletions.tmp" => Some(Self::UnfinishedDeletions(number)),
             _ => None,
         }
     }
@@ -72,7 +79,12 @@ impl FileName {
     /// The number in the name, for the counter that never gives one out twice.
     pub(crate) fn number(self) -> u64 {
         match self {
-            Self::Log(n) | Self::Manifest(n) | Self::Segment(n) | Self::Deletions(n) => n,
+            Self::Log(n)
+            | Self::Manifest(n)
+            | Self::Segment(n)
+            | Self::Deletions(n)
+            | Self::UnfinishedSegment(n)
+            | Self::UnfinishedDeletions(n) => n,
             Self::Current | Self::Lock | Self::Temporary => 0,
         }
     }
@@ -182,6 +194,8 @@ mod tests {
             FileName::Manifest(u64::from(u32::MAX)),
             FileName::Segment(999_999_999_999),
             FileName::Deletions(0),
+            FileName::UnfinishedSegment(8),
+            FileName::UnfinishedDeletions(9),
             FileName::Temporary,
         ] {
             assert_eq!(FileName::parse(&name.name()), Some(name));
@@ -197,8 +211,8 @@ mod tests {
             assert_eq!(FileName::parse(foreign), None, "{foreign}");
         }
         assert_eq!(
-            FileName::parse("000000000001.segment.tmp"),
-            Some(FileName::Temporary)
+            FileName::parse("000000000001.segment.tmp").map(FileName::number),
+            Some(1)
         );
     }
 }

@@ -4,35 +4,26 @@
 //! collection commit oldest first; every key of the memtable is resolved against
 //! every segment that is live at the commit, so a key never has two live rows;
 //! the log is synced before the edit, so a segment never outruns it; the memtable
-//! is dropped only after the edit is durable. Must not know: merging.
+//! is dropped only after the edit is durable. Must not know: merging. What an open
+//! flushes while it replays a log has the same parts, in `recovery::room`.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::ops::Bound;
+mod contents;
+
 use std::sync::Arc;
 
-use esker_segment::deletion::DeletionVector;
-use esker_segment::{CollectionId, Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
+use esker_segment::CollectionId;
 
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::Field;
-use crate::memtable::{Entry, Memtable};
+use crate::memtable::Memtable;
 use crate::sync::{Ordering, PinArc};
-use crate::view::{LiveSegment, SegmentFile, Version};
+use crate::view::{SegmentFile, Version};
 
-/// Keys resolved between looks at the index.
-const CHUNK: usize = 1024;
-
-/// What became of every key of a memtable, in key order.
-pub(crate) struct Contents {
-    pub(crate) keys: Vec<(Key, Entry)>,
-    pub(crate) rows: Vec<Row>,
-}
-
-/// Rows that the memtable supersedes, by segment.
-pub(crate) type Superseded = BTreeMap<SegmentId, Vec<Row>>;
+pub(crate) use contents::{
+    Contents, MemtableRows, Superseded, changed_deletions, resolve, resolve_since,
+};
 
 impl Core {
     /// Flushes one frozen memtable if there is one. Nothing is lost on an error:
@@ -82,12 +73,12 @@ impl Core {
         memtable: &Memtable,
         base: &Version,
     ) -> Result<()> {
-        let contents = contents(memtable);
+        let contents = Contents::of(memtable);
         let mut superseded = Superseded::new();
         for segment in &base.segments {
             resolve(&contents, segment, &mut superseded)?;
         }
-        let output = if contents.rows.is_empty() {
+        let output = if contents.has_no_rows() {
             None
         } else {
             Some(self.write_flushed(info, memtable, &contents)?)
@@ -107,25 +98,18 @@ impl Core {
         contents: &Contents,
     ) -> Result<SegmentFile> {
         let closing = || self.cancel.load(Ordering::Relaxed);
-        let rows = MemtableRows {
-            memtable,
-            contents,
-            give_up: &closing,
-        };
+        let rows = MemtableRows::new(memtable, contents, &closing);
         let others =
             || self.options.auto_compact && self.others_wait() || self.full_merge_announced();
-        if !others() && !self.is_merge_due(info, contents.rows.len() as u64) {
+        if !others() && !self.is_merge_due(info, contents.rows()) {
             let give_up = || closing() || others();
-            let rows = MemtableRows {
-                give_up: &give_up,
-                ..rows
-            };
-            match self.write_segment(info, &rows, true, || None) {
+            let rows = MemtableRows::new(memtable, contents, &give_up);
+            match self.outputs.write_segment(info, &rows, true, || None) {
                 Err(Error::Closed) if !closing() => {}
                 written => return written,
             }
         }
-        self.write_segment(info, &rows, false, || None)
+        self.outputs.write_segment(info, &rows, false, || None)
     }
 
     /// Whether more memtables are frozen than the one being flushed, those of
@@ -207,139 +191,4 @@ impl Core {
             .map(|m| m.first_log())
             .fold(current, u64::min)
     }
-}
-
-/// The newest entry of every key.
-fn contents(memtable: &Memtable) -> Contents {
-    let mut keys: Vec<(Key, Entry)> = Vec::new();
-    loop {
-        let from = keys
-            .last()
-            .map_or(Bound::Unbounded, |(key, _)| Bound::Excluded(key));
-        let (mut chunk, done) = memtable.keys_from(from, SeqNo(u64::MAX), CHUNK);
-        keys.append(&mut chunk);
-        if done {
-            break;
-        }
-    }
-    let rows = keys
-        .iter()
-        .filter_map(|(_, entry)| match entry {
-            Entry::Put(row) => Some(*row),
-            Entry::Tombstone => None,
-        })
-        .collect();
-    Contents { keys, rows }
-}
-
-/// Adds the live rows of `segment` whose keys the memtable replaces or deletes.
-pub(crate) fn resolve(
-    contents: &Contents,
-    segment: &LiveSegment,
-    out: &mut Superseded,
-) -> Result<()> {
-    let file = &segment.file;
-    let mut rows = Vec::new();
-    for (key, _) in &contents.keys {
-        let found = file
-            .segment
-            .find(key)
-            .map_err(|error| Error::in_segment(file.pin.path(), error))?;
-        rows.extend(found.filter(|&row| segment.is_live(row)));
-    }
-    if !rows.is_empty() {
-        out.insert(segment.id(), rows);
-    }
-    Ok(())
-}
-
-/// As [`resolve`], for the segments that came since `base`.
-pub(crate) fn resolve_since(
-    contents: &Contents,
-    base: &Version,
-    now: &Version,
-    out: &mut Superseded,
-) -> Result<()> {
-    let known: Vec<_> = base.segments.iter().map(LiveSegment::id).collect();
-    let mut since = now.segments.iter().filter(|s| !known.contains(&s.id()));
-    since.try_for_each(|segment| resolve(contents, segment, out))
-}
-
-/// The deletion vectors that differ from the version's.
-pub(crate) fn changed_deletions(
-    version: &Version,
-    superseded: &Superseded,
-) -> BTreeMap<SegmentId, Arc<DeletionVector>> {
-    version
-        .segments
-        .iter()
-        .filter_map(|segment| {
-            let rows = superseded.get(&segment.id())?;
-            Some((
-                segment.id(),
-                Arc::new(segment.deleted.with(rows.iter().copied())),
-            ))
-        })
-        .collect()
-}
-
-/// A memtable's live rows, in key order, as a segment's rows.
-struct MemtableRows<'a> {
-    memtable: &'a Memtable,
-    contents: &'a Contents,
-    give_up: &'a (dyn Fn() -> bool + Sync),
-}
-
-impl RowSource for MemtableRows<'_> {
-    fn rows(&self) -> u32 {
-        // A memtable holds at most u32::MAX rows.
-        self.contents.rows.len() as u32
-    }
-
-    fn key_order(&self) -> Option<&[u32]> {
-        None
-    }
-
-    fn vector(&self, row: Row) -> std::result::Result<Cow<'_, [f32]>, SegmentError> {
-        self.memtable
-            .vector(self.place(row)?)
-            .map(Cow::Borrowed)
-            .ok_or_else(missing)
-    }
-
-    fn key(&self, row: Row) -> std::result::Result<Cow<'_, [u8]>, SegmentError> {
-        self.memtable
-            .key(self.place(row)?)
-            .map(Cow::Borrowed)
-            .ok_or_else(missing)
-    }
-
-    fn seqno(&self, row: Row) -> std::result::Result<SeqNo, SegmentError> {
-        self.memtable.seqno(self.place(row)?).ok_or_else(missing)
-    }
-
-    fn check_cancelled(&self) -> std::result::Result<(), SegmentError> {
-        if (self.give_up)() {
-            return Err(SegmentError::Cancelled);
-        }
-        Ok(())
-    }
-
-    fn payload(&self, row: Row) -> std::result::Result<Option<Cow<'_, [u8]>>, SegmentError> {
-        Ok(self.memtable.payload(self.place(row)?).map(Cow::Borrowed))
-    }
-}
-
-impl MemtableRows<'_> {
-    fn place(&self, row: Row) -> std::result::Result<Row, SegmentError> {
-        self.contents
-            .rows
-            .get(row.0 as usize)
-            .copied()
-            .ok_or_else(missing)
-    }
-}
-
-fn missing() -> SegmentError {
-    SegmentError::Invalid("a row that the memtable does not have".into())
 }

@@ -84,7 +84,7 @@ pub use options::{
     DEFAULT_DELETION_RATIO, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_L_SEARCH,
     DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_DEGREE, DEFAULT_MAX_LOG_BYTES,
     DEFAULT_MEMORY_BUDGET, DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH, Durability, GraphOptions,
-    MAX_PAYLOAD_BYTES, MapMode, Options, SearchOptions, WriteOptions,
+    MAX_PAYLOAD_BYTES, MapMode, Options, RecoveryProgress, SearchOptions, WriteOptions,
 };
 pub use read::Record;
 pub use recovery::{RecoveryReport, TornTail};

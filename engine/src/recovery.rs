@@ -2,15 +2,18 @@
 //!
 //! Owns the order of an open: lock; `CURRENT` and manifest; every named file is
 //! there and itself; logs replayed in a chain; the replayed tail written to fresh
-//! log files and synced, because the page cache may hold what the disk does not;
-//! a fresh manifest; only then are unnamed files removed and anything served.
+//! log files and synced, because the page cache may hold what the disk does not,
+//! and flushed where it exceeds the memory budget; a fresh manifest; only then are
+//! unnamed files removed and anything served.
 //! Invariants: until the fresh manifest is in place nothing that the old one names
 //! is touched, so a crash anywhere in here, again and again, loses nothing;
 //! recovering twice equals recovering once. Must not know: threads, writers.
 #![deny(clippy::indexing_slicing)]
 
 mod directory;
+mod progress;
 mod replay;
+mod room;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,13 +27,13 @@ use crate::core::{CollectionInfo, Core};
 use crate::env::StorageLock;
 use crate::error::{Error, Result};
 use crate::files::{FileName, discard};
-use crate::gc::Garbage;
+use crate::gc::{FilePin, Garbage};
 use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
 use crate::memory::MemoryBudget;
 use crate::options::Options;
 use crate::poison::Poison;
 use crate::search::ScratchPool;
-use crate::segments::{Builds, SegmentOpener, read_deletions};
+use crate::segments::{Outputs, read_deletions};
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PinArc, RwLock, counter};
@@ -53,6 +56,12 @@ pub struct RecoveryReport {
     pub batches: u64,
     /// Operations that no segment held yet.
     pub operations: u64,
+    /// Segments written because the log's rows exceeded the memory budget.
+    pub flushed_segments: usize,
+    /// Collections whose rows in the log could not be flushed, because a segment that
+    /// holds their older rows is damaged. They take no writes; what was replayed is
+    /// kept in memory, beyond the budget if need be, and in the log.
+    pub damaged_collections: Vec<String>,
     /// An incomplete end of the newest log, which no acknowledged `Sync` write
     /// was in.
     pub torn_tail: Option<TornTail>,
@@ -84,7 +93,13 @@ struct Opening {
     dir: PathBuf,
     budget: Arc<MemoryBudget>,
     garbage: Arc<Garbage>,
-    opener: SegmentOpener,
+    counters: Arc<Counters>,
+    numbers: Arc<FileNumbers>,
+    outputs: Outputs,
+    room: room::Room,
+    progress: progress::Progress,
+    /// The lowest SeqNo that the next frame may have.
+    next_seqno: u64,
     report: RecoveryReport,
     collections: BTreeMap<esker_segment::CollectionId, Arc<CollectionInfo>>,
     view: ReadView,
@@ -94,11 +109,18 @@ struct Opening {
 pub(crate) fn open(dir: &Path, options: Options) -> Result<Core> {
     let lock = directory::claim(dir, &options)?;
     let garbage = Arc::new(Garbage::default());
+    let counters = Arc::new(Counters::default());
+    let numbers = Arc::new(FileNumbers::new(1));
     let opening = Opening {
         dir: dir.to_owned(),
         budget: MemoryBudget::new(options.memtable_budget()),
-        opener: SegmentOpener::new(&options, dir, &garbage),
+        outputs: Outputs::new(&options, dir, &numbers, &garbage, &counters),
+        room: room::Room::default(),
+        progress: progress::Progress::new(options.recovery_progress.clone()),
+        next_seqno: 0,
         garbage,
+        counters,
+        numbers,
         report: RecoveryReport::default(),
         collections: BTreeMap::new(),
         view: ReadView::default(),
@@ -117,9 +139,9 @@ impl Opening {
 
     fn create(mut self, lock: Box<dyn StorageLock>) -> Result<Core> {
         self.report.created = true;
-        let numbers = self.numbers(1)?;
-        let log = self.new_log(&numbers)?;
-        self.finish(numbers, log, ManifestState::default(), lock)
+        self.skip_used_numbers(1)?;
+        let log = self.new_log()?;
+        self.finish(log, ManifestState::default(), Vec::new(), lock)
     }
 
     fn recover(mut self, current: Current, lock: Box<dyn StorageLock>) -> Result<Core> {
@@ -138,16 +160,36 @@ impl Opening {
         }
         self.open_segments(&state)?;
         let chain = replay::find_chain(&*env, &self.dir, &state)?;
-        let numbers = self.numbers(state.next_file)?;
-        let log = self.new_log(&numbers)?;
-        let mut state = state;
-        self.replay(&chain, &mut state, &log)?;
-        log.sync().map_err(LogError::into_error)?;
-        self.finish(numbers, log, state, lock)
+        self.skip_used_numbers(state.next_file)?;
+        let log = self.new_log()?;
+        match self.replay_all(&chain, state, &log) {
+            Ok((state, deletions)) => self.finish(log, state, deletions, lock),
+            Err(error) => {
+                self.abandon(&log, Vec::new());
+                Err(error)
+            }
+        }
     }
 
-    /// Numbers above every one that was ever given out, as far as can be known.
-    fn numbers(&self, next: u64) -> Result<Arc<FileNumbers>> {
+    /// Replays the chain; what it adds is durable afterwards, and named by nothing.
+    fn replay_all(
+        &mut self,
+        chain: &[replay::ChainedLog],
+        mut state: ManifestState,
+        log: &Log,
+    ) -> Result<(ManifestState, Vec<FilePin>)> {
+        self.replay(chain, &mut state, log)?;
+        self.make_room(&mut state, log)?;
+        self.set_damaged_aside();
+        self.release_logs(log);
+        // Before anything names the segments: they must not outrun the log.
+        log.sync().map_err(LogError::into_error)?;
+        let deletions = self.write_deletions(&mut state)?;
+        Ok((state, deletions))
+    }
+
+    /// Leaves out every number that was ever given out, as far as can be known.
+    fn skip_used_numbers(&self, next: u64) -> Result<()> {
         let names = directory::own_files(self.storage(), &self.dir)?;
         let highest = names
             .iter()
@@ -161,14 +203,15 @@ impl Opening {
                 self.dir.display()
             )));
         }
-        Ok(Arc::new(FileNumbers::new(next.max(highest + 1))))
+        self.numbers.skip_to(next.max(highest + 1));
+        Ok(())
     }
 
-    fn new_log(&self, numbers: &Arc<FileNumbers>) -> Result<Log> {
+    fn new_log(&self) -> Result<Log> {
         Log::create(
             Arc::clone(&self.options.env),
             self.dir.clone(),
-            Arc::clone(numbers),
+            Arc::clone(&self.numbers),
             self.options.log_file_bytes,
         )
     }
@@ -178,7 +221,10 @@ impl Opening {
         for (&id, collection) in &state.collections {
             let mut segments = Vec::with_capacity(collection.segments.len());
             for segment in collection.segments.values() {
-                let file = self.opener.open_named(&collection.meta, segment.meta)?;
+                let file = self
+                    .outputs
+                    .opener
+                    .open_named(&collection.meta, segment.meta)?;
                 let deleted = match &segment.deletions {
                     Some(meta) => {
                         read_deletions(&*self.options.env, &self.dir, &segment.meta, meta)?
@@ -210,27 +256,36 @@ impl Opening {
     /// what it does not name, and puts the parts together.
     fn finish(
         mut self,
-        numbers: Arc<FileNumbers>,
         log: Log,
         mut state: ManifestState,
+        deletions: Vec<FilePin>,
         lock: Box<dyn StorageLock>,
     ) -> Result<Core> {
         let env = Arc::clone(&self.options.env);
-        let manifest_number = numbers.take();
+        let manifest_number = self.numbers.take();
         state.first_log = log.oldest();
-        state.next_file = numbers.peek();
+        state.next_file = self.numbers.peek();
         state.seal = None;
         self.report.last_seqno = state.last_seqno;
         let last = state.last_seqno;
-        let manifest = Manifest::create(&*env, &self.dir, manifest_number, state)
-            .map_err(CommitError::into_error)?;
+        let manifest = match Manifest::create(&*env, &self.dir, manifest_number, state) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                // Else it may be the live one, and what it names must stay.
+                if matches!(error, CommitError::Clean(_)) {
+                    self.abandon(&log, deletions);
+                }
+                return Err(error.into_error());
+            }
+        };
+        self.mark_named(&deletions);
         self.report.removed_files = self.sweep(&manifest)?;
         static OPENED: counter::AtomicU64 = counter::AtomicU64::new(0);
         Ok(Core {
             identity: OPENED.fetch_add(1, Ordering::Relaxed),
             env,
             dir: self.dir,
-            numbers,
+            numbers: self.numbers,
             log,
             group: GroupCommit::new(last.0 + 1),
             pipeline: PipelineState::default(),
@@ -242,10 +297,10 @@ impl Opening {
             poison: Poison::new(&self.budget),
             budget: self.budget,
             garbage: self.garbage,
-            opener: self.opener,
+            outputs: self.outputs,
             snapshots: SnapshotRegistry::default(),
             waiters: DurableWaiters::default(),
-            counters: Counters::default(),
+            counters: self.counters,
             signals: Signals::new(),
             failures: Mutex::new(BTreeMap::new()),
             report: self.report,
@@ -253,7 +308,6 @@ impl Opening {
             cancel: AtomicBool::new(false),
             full_merges: AtomicUsize::new(0),
             scratches: ScratchPool::default(),
-            builds: Builds::default(),
             lock: Mutex::new(Some(lock)),
             options: self.options,
         })
@@ -271,7 +325,9 @@ impl Opening {
                 FileName::Log(number) => number >= state.first_log,
                 FileName::Segment(number) => state.segments().any(|(_, s)| s.meta.id.0 == number),
                 FileName::Deletions(number) => deletions.contains(&number),
-                FileName::Temporary => false,
+                FileName::UnfinishedSegment(_)
+                | FileName::UnfinishedDeletions(_)
+                | FileName::Temporary => false,
             };
             if !needed {
                 discard(self.storage(), &self.dir.join(name));

@@ -1,8 +1,10 @@
 //! Segment and deletion-vector files: making, opening, naming them.
 //!
-//! Owns how the engine reads segments ([`MapMode`]) and that an output is read
-//! back whole before anything names it. Invariant: what these functions return is
-//! durable under its final name. Must not know: versions, commits.
+//! Owns how the engine reads segments ([`MapMode`]), what writing an output takes
+//! ([`Outputs`]: an open has it as well as an open database), and that an output
+//! is read back whole before anything names it. Invariant: what these functions
+//! return is durable under its final name. Must not know: versions, commits, who
+//! flushes or merges.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,17 +17,19 @@ use esker_segment::{
 };
 
 use crate::background::BuildThreads;
-use crate::core::{CollectionInfo, Core};
-use crate::env::Env;
+use crate::core::CollectionInfo;
+use crate::env::{Env, Storage};
 use crate::error::{Error, Result};
 use crate::files::{FileName, publish_file};
 use crate::gc::{FilePin, Garbage};
 use crate::log_file::FileHandle;
 use crate::manifest::{CollectionMeta, DeletionMeta, Field, SegmentMeta};
-use crate::options::{MapMode, Options};
+use crate::options::{GraphOptions, MapMode, Options};
+use crate::stats::Counters;
 use crate::sync::Ordering;
 use crate::sync::counter::AtomicUsize;
 use crate::view::SegmentFile;
+use crate::write::log::FileNumbers;
 
 /// Opens segments in the way that the options ask for.
 pub(crate) struct SegmentOpener {
@@ -140,7 +144,44 @@ impl Drop for RunningBuild<'_> {
     }
 }
 
-impl Core {
+/// What writing a segment or deletion vectors takes.
+pub(crate) struct Outputs {
+    env: Arc<dyn Env>,
+    dir: PathBuf,
+    numbers: Arc<FileNumbers>,
+    garbage: Arc<Garbage>,
+    counters: Arc<Counters>,
+    graph: GraphOptions,
+    threads: BuildThreads,
+    pub(crate) opener: SegmentOpener,
+    pub(crate) builds: Builds,
+}
+
+impl Outputs {
+    pub(crate) fn new(
+        options: &Options,
+        dir: &Path,
+        numbers: &Arc<FileNumbers>,
+        garbage: &Arc<Garbage>,
+        counters: &Arc<Counters>,
+    ) -> Self {
+        Self {
+            env: Arc::clone(&options.env),
+            dir: dir.to_owned(),
+            numbers: Arc::clone(numbers),
+            garbage: Arc::clone(garbage),
+            counters: Arc::clone(counters),
+            graph: options.graph,
+            threads: BuildThreads::new(options),
+            opener: SegmentOpener::new(options, dir, garbage),
+            builds: Builds::default(),
+        }
+    }
+
+    fn storage(&self) -> &dyn Storage {
+        self.env.storage()
+    }
+
     /// Writes `rows` as a segment file, with a graph if `with_graph` and they are
     /// many enough, and reads the whole of it back. `origin` names the file that
     /// reading a row failed in, if it was that.
@@ -162,12 +203,10 @@ impl Core {
             dimension: info.dimension,
             metric: info.metric,
         };
-        let graph = &self.options.graph;
-        let threads = BuildThreads::new(&self.options);
-        let with_graph = with_graph && graph.wanted(u64::from(rows.rows()));
+        let with_graph = with_graph && self.graph.wanted(u64::from(rows.rows()));
         let build = with_graph.then(|| GraphBuild {
-            params: graph.params(id),
-            executor: &threads,
+            params: self.graph.params(id),
+            executor: &self.threads,
         });
         let _running = build.as_ref().map(|build| {
             let row = build_bytes(info.dimension, &build.params);

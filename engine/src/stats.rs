@@ -139,7 +139,7 @@ impl Core {
             log_bytes: self.log.total_bytes(),
             memtable_bytes: self.budget.used(),
             pinned_bytes: self.budget.pinned(),
-            build_bytes: self.builds.bytes(),
+            build_bytes: self.outputs.builds.bytes(),
             search_bytes: self.scratches.heap_bytes(),
             snapshots: self.snapshots.count(),
             background_error: self

@@ -269,6 +269,7 @@ fn covered(did: &Summary, faults: bool) -> bool {
     let work = did.flushes > 5_000 && did.merges > 2_000 && did.crossings > 500;
     let failed = did.faults > 1_000 && did.poisoned > 50 && did.errored > 200;
     let searched = did.walks > 5_000 && did.fallbacks > 1_000;
+    let work = work && did.recovery_segments > 1_000;
     crashes && work && searched && did.lost > 300 && did.snapshots > 300 && failed == faults
 }
 

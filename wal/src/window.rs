@@ -71,6 +71,9 @@ impl<'f, F: LogFile> Window<'f, F> {
             _ => 0,
         };
         self.start = offset;
+        // Exactly: doubled, a frame slightly larger than the last took twice its size.
+        let missing = wanted.saturating_sub(self.bytes.len());
+        self.bytes.reserve_exact(missing);
         self.bytes.resize(wanted, 0);
         let mut filled = kept;
         while let Some(rest @ [_, ..]) = self.bytes.get_mut(filled..) {

@@ -10,6 +10,7 @@ use esker::{Collection, CollectionOptions, Db, Options};
 
 use crate::args::{Create, InCollection};
 use crate::failure::{Failure, note, print_line};
+use crate::progress;
 pub(crate) use import::import;
 pub(crate) use inspect::{compact, stats, verify};
 pub(crate) use search::{get, search};
@@ -24,12 +25,20 @@ fn open(dir: &Path) -> Result<Db, Failure> {
             dir.display()
         )));
     }
-    let db = Db::open(dir, Options::default().create_if_missing(false))?;
+    let options = Options::default()
+        .create_if_missing(false)
+        .on_recovery_progress(progress::recovery());
+    let db = Db::open(dir, options)?;
     if let Some(torn) = &db.recovery_report().torn_tail {
         note(format_args!(
             "{} ended in a write that was never acknowledged as synced; its {} bytes were dropped",
             torn.file.display(),
             torn.dropped_bytes
+        ));
+    }
+    for collection in &db.recovery_report().damaged_collections {
+        note(format_args!(
+            "collection {collection} takes no writes: a segment of it is damaged; see esker verify"
         ));
     }
     Ok(db)

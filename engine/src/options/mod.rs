@@ -6,6 +6,7 @@
 //! Injected components ([`Env`]) stand apart from data settings.
 
 mod graph;
+mod recovery;
 mod search;
 
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::error::{Error, Result};
 pub use graph::{
     DEFAULT_ALPHA, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_MAX_DEGREE, GraphOptions,
 };
+pub(crate) use recovery::ProgressCallback;
+pub use recovery::RecoveryProgress;
 pub use search::{DEFAULT_L_SEARCH, SearchOptions};
 
 /// Memory for memtables. A few frozen memtables per core beside the active ones.
@@ -104,6 +107,7 @@ pub struct Options {
     pub(crate) deletion_ratio: f64,
     pub(crate) graph: GraphOptions,
     pub(crate) build_threads: Option<usize>,
+    pub(crate) recovery_progress: Option<ProgressCallback>,
     pub(crate) env: Arc<dyn Env>,
 }
 
@@ -127,6 +131,7 @@ impl Default for Options {
             deletion_ratio: DEFAULT_DELETION_RATIO,
             graph: GraphOptions::default(),
             build_threads: None,
+            recovery_progress: None,
             env: Arc::new(StdEnv::new()),
         }
     }
@@ -154,8 +159,10 @@ impl Options {
     }
 
     /// Bytes for memtables and the block cache. What a graph takes while it is
-    /// built comes on top and grows with its rows (`Stats::build_bytes`). Writers are slowed near it and
-    /// stalled at it. At least 64 KiB; default [`DEFAULT_MEMORY_BUDGET`].
+    /// built comes on top and grows with its rows (`Stats::build_bytes`). Writers are
+    /// slowed near it and stalled at it. An open that replays a log longer than it takes
+    /// half as much again at most, unless the log holds larger batches than this budget
+    /// allows, or the budget is below a few MiB. At least 64 KiB; default [`DEFAULT_MEMORY_BUDGET`].
     #[must_use]
     pub fn memory_budget(mut self, bytes: usize) -> Self {
         self.memory_budget = bytes;

@@ -5,7 +5,8 @@
 //! off. Invariants: every log but the newest must end exactly where its successor
 //! says; after a clean close the newest must end where the seal says; an operation
 //! that a segment already holds is skipped, so replaying twice changes nothing; a row
-//! is kept only if a writer would have let it in, so a flush will take it.
+//! is kept only if a writer would have let it in, so a flush will take it; memory
+//! stays within the budget, beside one frame and its copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -146,18 +147,36 @@ fn seal_chain(dir: &Path, state: &ManifestState, chain: &mut [ChainedLog]) -> Re
     Ok(())
 }
 
+impl ChainedLog {
+    /// Bytes to replay. Only the newest log may have fewer: its end is found.
+    fn len(&self) -> Result<u64> {
+        match self.expect {
+            Expect::Ends(end) => Ok(end.offset),
+            Expect::Newest => esker_wal::LogFile::len(&self.file)
+                .map_err(|error| Error::io(&self.path, "measuring", error)),
+        }
+    }
+}
+
 impl Opening {
-    /// Replays the chain into memtables, and into `log`, which is fresh.
+    /// Replays the chain into memtables, and into `log`, which is fresh. What exceeds
+    /// the memory budget is flushed.
     pub(super) fn replay(
         &mut self,
         chain: &[ChainedLog],
         state: &mut ManifestState,
         log: &Log,
     ) -> Result<()> {
-        for link in chain {
+        let lens: Vec<u64> = chain.iter().map(ChainedLog::len).collect::<Result<_>>()?;
+        self.progress.begin(lens.iter().sum());
+        for (link, len) in chain.iter().zip(lens) {
             self.report.logs += 1;
+            self.progress.begin_file(len);
             let end = esker_wal::replay(&link.file, &link.header, link.expect, |frame| {
-                self.replay_frame(&link.path, &frame, state, log)
+                self.replay_frame(&link.path, &frame, state, log)?;
+                self.note_progress();
+                self.progress.at(frame.offset + frame.payload.len() as u64);
+                Ok(())
             });
             match end {
                 Ok(ReplayEnd::Clean(_)) => {}
@@ -171,8 +190,15 @@ impl Opening {
                 Err(ReplayError::Log(error)) => return Err(Error::in_wal(&link.path, error)),
                 Err(ReplayError::Visitor(error)) => return Err(error),
             }
+            self.progress.end_file();
         }
         Ok(())
+    }
+
+    fn note_progress(&mut self) {
+        let report = &self.report;
+        self.progress
+            .count(report.operations, report.flushed_segments);
     }
 
     fn replay_frame(
@@ -192,6 +218,11 @@ impl Opening {
         let Some(last) = last.filter(|&last| last < u64::MAX) else {
             return Err(damaged("a SeqNo beyond the last there is"));
         };
+        // Within a file the log has checked it. What a flush has passed is skipped.
+        if frame.first_seqno < self.next_seqno {
+            return Err(damaged("its SeqNos do not follow those of the log before"));
+        }
+        self.next_seqno = frame.first_seqno + u64::from(frame.seqno_count);
         state.last_seqno = state.last_seqno.max(SeqNo(last));
         self.report.batches += 1;
         // Looked at whole before any of it is kept.
@@ -219,12 +250,11 @@ impl Opening {
                 let seqno = SeqNo(frame.first_seqno + u64::from(index));
                 self.replay_operation(seqno, &operation, number)
                     .ok_or_else(|| damaged("a row that does not fit its collection"))?;
+                self.note_growth(&operation, state, log)?;
             }
             Ok::<_, Error>(())
         })
-        .map_err(damaged)??;
-        self.freeze_full_memtables();
-        Ok(())
+        .map_err(damaged)?
     }
 
     fn replay_operation(
@@ -242,29 +272,17 @@ impl Opening {
                 vector,
                 payload,
                 ..
-            } => memtable.put(seqno, key, vector, *payload).then_some(()),
-            Operation::Delete { key, .. } => {
-                memtable.delete(seqno, key);
-                Some(())
+            } => {
+                if !memtable.put(seqno, key, vector, *payload) {
+                    return None;
+                }
             }
+            Operation::Delete { key, .. } => memtable.delete(seqno, key),
         }
-    }
-
-    fn freeze_full_memtables(&mut self) {
-        let limit = self.options.memtable_bytes;
-        let full: Vec<_> = self
-            .view
-            .collections
-            .iter()
-            .filter(|(_, c)| c.active.used_bytes() >= limit)
-            .filter_map(|(id, _)| self.collections.get(id).cloned())
-            .collect();
-        for info in full {
-            let fresh = info.new_memtable(&self.budget);
-            if let Some(collection) = self.view.collections.get_mut(&info.id) {
-                collection.freeze(fresh);
-            }
+        if memtable.used_bytes() >= self.options.memtable_bytes {
+            self.freeze(operation.collection());
         }
+        Some(())
     }
 }
 
@@ -322,6 +340,7 @@ fn check_vector(
 /// Writes a replayed frame to the fresh log; returns that file's number.
 fn relog(frame: &Frame<'_>, log: &Log) -> Result<u64> {
     let mut copy = FrameBuf::new(frame.kind);
+    copy.reserve(frame.payload.len());
     copy.extend_from_slice(frame.payload);
     copy.seal();
     let sequenced = SequencedFrame {

@@ -32,6 +32,11 @@ impl FileNumbers {
         self.0.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Gives out no number below `next` any more.
+    pub(crate) fn skip_to(&self, next: u64) {
+        self.0.fetch_max(next, Ordering::Relaxed);
+    }
+
     /// The number that the next call of [`FileNumbers::take`] will give.
     pub(crate) fn peek(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -351,6 +356,14 @@ impl Log {
     /// Bytes appended since the database was opened.
     pub(crate) fn bytes_written(&self) -> u64 {
         self.bytes_written.load(Ordering::Relaxed)
+    }
+
+    /// Paths of all files, of a chain that nothing names and nobody will append to.
+    pub(crate) fn abandon(&self) -> Vec<PathBuf> {
+        let mut paths = self.release_below(u64::MAX);
+        let (current, _) = self.end();
+        paths.push(FileName::Log(current).path(&self.dir));
+        paths
     }
 
     /// Forgets files older than `first`, and returns their paths.

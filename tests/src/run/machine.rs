@@ -286,6 +286,7 @@ impl Machine<'_> {
         self.mark();
         let report = db.recovery_report();
         self.summary.torn_tails += u64::from(report.torn_tail.is_some());
+        self.summary.recovery_segments += report.flushed_segments as u64;
         if loss == Loss::Nothing && !report.clean && !report.created {
             return Err(format!(
                 "a clean close left something to recover: {report:?}"

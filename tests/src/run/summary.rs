@@ -13,6 +13,8 @@ pub struct Summary {
     pub lost: u64,
     pub torn_tails: u64,
     pub flushes: u64,
+    /// Segments that opens wrote because the log exceeded the memory budget.
+    pub recovery_segments: u64,
     pub merges: u64,
     pub faults: u64,
     pub poisoned: u64,
@@ -39,6 +41,7 @@ impl Summary {
         self.lost += other.lost;
         self.torn_tails += other.torn_tails;
         self.flushes += other.flushes;
+        self.recovery_segments += other.recovery_segments;
         self.merges += other.merges;
         self.faults += other.faults;
         self.poisoned += other.poisoned;
