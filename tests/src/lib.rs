@@ -2,9 +2,11 @@
 //!
 //! Owns no engine code. Reading order: [`rng`] is where all chance comes from;
 //! [`sim`] is a machine that can be stopped at any storage call and forgets what
-//! was not synced; [`oracle`] knows which states are legal afterwards; [`run`]
-//! drives a database, a machine and an oracle through a list of operations; [`load`]
-//! makes rows by the thousand and measures recall.
+//! was not synced; [`fault`] makes calls of any other environment fail in the same
+//! way; [`oracle`] knows which states are legal afterwards; [`run`]
+//! drives a database, a machine and an oracle through a list of operations;
+//! [`io_sweep`] makes every storage call of a few workloads fail and holds what
+//! follows against a table; [`load`] makes rows by the thousand and measures recall.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,8 +21,12 @@ pub mod rng;
 
 pub mod sim;
 
+pub mod fault;
+
 pub mod oracle;
 
 pub mod run;
+
+pub mod io_sweep;
 
 pub mod load;

@@ -240,6 +240,12 @@ impl SimEnv {
         self.world().calls.injected
     }
 
+    /// Handles of files that are open now.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        self.world().disk.open_files()
+    }
+
     /// Limits the bytes of all files together; growth beyond it fails with
     /// `StorageFull` after writing what fits.
     pub fn set_capacity(&self, bytes: Option<u64>) {
@@ -348,7 +354,7 @@ impl SimEnv {
             return Err(io::Error::other(GONE));
         }
         if let Some((error, effect)) = calls.fault(&call) {
-            calls.record(call, CallOutcome::Injected(error));
+            calls.record(call, CallOutcome::Injected(error.kind()));
             fail_inside(kind, effect, |extent| {
                 let created = act(disk, extent).is_ok() && kind == CallKind::Create;
                 // The file may be there, but nobody has it open.

@@ -19,6 +19,7 @@ mod seam;
 #[cfg(test)]
 mod tests;
 
-pub use calls::{At, Call, CallKind, CallOutcome, Fault, FaultEffect, Moment};
+pub use calls::{At, Call, CallKind, CallOutcome, Fault, FaultEffect, FaultError, Moment, OsError};
+pub(crate) use calls::{Calls, Hook};
 pub use env::{Crash, SimEnv, is_machine_gone};
 pub use file::SECTOR;
