@@ -13,7 +13,7 @@ use esker::{Error, WriteBatch};
 
 use super::drive::{Answer, Driver};
 use super::failure::{Failure, Hit};
-use super::steps::{Step, Workload, probe};
+use super::steps::{COLLECTIONS, RED, Step, Workload, probe};
 use super::table::{Judged, Phase, Verdict, judge};
 use crate::oracle::{Loss, Queries, check_snapshot};
 use crate::sim::{Call, CallKind, CallOutcome, Crash};
@@ -25,7 +25,7 @@ pub(super) struct Outcome {
     pub(super) hit: Option<(Call, Phase, Judged)>,
     pub(super) poisoned: bool,
     pub(super) images: u64,
-    /// Calls that the workload made, from the first that is worth failing.
+    /// Calls that the workload made, those of checks and preparations left out.
     pub(super) calls: Vec<(u64, CallKind)>,
 }
 
@@ -57,12 +57,13 @@ impl<'a> Run<'a> {
                 self.driver.stage.inject(fault);
             }
         }
-        let (mut waited, mut first) = (false, 0);
+        let (mut waited, mut ranges) = (false, Vec::new());
         for (i, step) in workload.steps.iter().enumerate() {
             let place = |error| format!("step {i}, {step:?}: {error}");
             let was_open = self.driver.db.is_some();
             let injected = self.driver.stage.injected();
             let answers = self.driver.perform(step);
+            ranges.extend(answers.iter().map(|answer| answer.calls));
             if self.driver.stage.injected() > injected {
                 self.after(step, &answers).map_err(place)?;
             } else {
@@ -76,14 +77,15 @@ impl<'a> Run<'a> {
                 }
             }
             waited = matches!(step, Step::Wait);
-            if matches!(step, Step::GrowManifest) {
-                first = self.driver.stage.calls();
-            }
         }
         if self.hit.is_none() {
-            let calls = self.driver.stage.log().into_iter();
-            let worth = calls.filter(|call| call.number > first);
-            self.outcome.calls = worth.map(|call| (call.number, call.kind)).collect();
+            let owned = |call: &Call| {
+                ranges
+                    .iter()
+                    .any(|&(from, to)| from < call.number && call.number <= to)
+            };
+            let calls = self.driver.stage.log().into_iter().filter(owned);
+            self.outcome.calls = calls.map(|call| (call.number, call.kind)).collect();
         }
         self.driver.stage.heal();
         self.finish()
@@ -149,13 +151,16 @@ impl<'a> Run<'a> {
 
     /// Whatever was being done works now.
     fn again(&mut self, step: &Step) -> Result<(), String> {
+        if matches!(step, Step::Open) {
+            return self.check_live();
+        }
         if let Step::DropCollection(n) = step
             && !self
                 .driver
                 .db()
                 .collections()
                 .iter()
-                .any(|c| c == super::steps::COLLECTIONS[*n].0)
+                .any(|c| c == COLLECTIONS[*n].0)
         {
             return Ok(());
         }
@@ -370,15 +375,24 @@ impl<'a> Run<'a> {
             Step::Flush,
             Step::Compact,
             Step::Sync,
-            Step::Create(0),
-            Step::DropCollection(0),
+            Step::Create(RED),
+            Step::DropCollection(RED),
         ];
+        let exists = self
+            .driver
+            .db()
+            .collections()
+            .iter()
+            .any(|c| c == COLLECTIONS[RED].0);
         let oracle = self.driver.oracle.clone();
         let refused = |answer: &Answer, cause: &Option<String>| match answer.error() {
             Some(Error::Poisoned { cause: said }) if Some(said) == cause.as_ref() => Ok(()),
             other => Err(format!("a poisoned handle answers {other:?}")),
         };
         for step in &steps {
+            if !exists && matches!(step, Step::Write(_) | Step::DropCollection(_)) {
+                continue;
+            }
             for answer in self.driver.perform(step) {
                 refused(&answer, &self.cause).map_err(|error| format!("{step:?}: {error}"))?;
             }

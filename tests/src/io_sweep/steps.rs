@@ -81,7 +81,7 @@ impl Workload {
             .graph(graph)
             .memory_budget(4 << 20)
             .memtable_bytes(8 << 10)
-            .log_file_bytes(2 << 10)
+            .log_file_bytes(4 << 10)
             .max_log_bytes(64 << 10)
             .snapshot_memory(1 << 20)
             .merge_width(2)
@@ -113,7 +113,7 @@ impl Entry {
     }
 
     fn payload(value: u8) -> Option<Vec<u8>> {
-        (value % 2 == 1).then(|| vec![value; usize::from(value)])
+        (value % 2 == 1).then(|| vec![value; 5 * usize::from(value)])
     }
 
     pub(super) fn change(self) -> Change {
