@@ -199,8 +199,11 @@ impl Core {
                 unread.mark_named();
                 Ok(file)
             });
-        // Not the database's damage but this output's: it is written again.
-        read_back.map_err(|error| Error::io(&path, "reading back", std::io::Error::other(error)))
+        read_back.map_err(|error| match error {
+            Error::Io { .. } => error,
+            // Not the database's damage but this output's: it is written again.
+            other => Error::io(&path, "reading back", std::io::Error::other(other)),
+        })
     }
 
     fn fresh_file_id(&self, path: &Path) -> Result<FileId> {
