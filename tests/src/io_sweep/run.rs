@@ -13,10 +13,14 @@ use esker::{Error, WriteBatch};
 
 use super::drive::{Answer, Driver};
 use super::failure::{Failure, Hit};
-use super::steps::{COLLECTIONS, RED, Step, Workload, probe};
-use super::table::{Judged, Phase, Verdict, judge};
+use super::steps::{RED, Step, Workload, probe};
+use super::table::{Judged, Phase, Role, Verdict, judge};
 use crate::oracle::{Loss, Queries, check_snapshot};
-use crate::sim::{Call, CallKind, CallOutcome, Crash};
+use crate::sim::Crash::{self, KeepAll, LoseAllUnsynced, Random};
+use crate::sim::{Call, CallKind, CallOutcome};
+
+/// Draws of the queries. The same in all runs: reads of a checker have numbers, too.
+const LOOK: u64 = 7;
 
 /// What a run did.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +81,10 @@ impl<'a> Run<'a> {
                 }
             }
             waited = matches!(step, Step::Wait);
+            if matches!(step, Step::GrowManifest) {
+                // What came before other workloads have, too.
+                ranges.clear();
+            }
         }
         if self.hit.is_none() {
             let owned = |call: &Call| {
@@ -125,7 +133,12 @@ impl<'a> Run<'a> {
                 self.reads_go_on()?;
             }
         }
-        self.crash_now(Loss::Process)?;
+        self.crash_now(&[
+            KeepAll,
+            LoseAllUnsynced,
+            Random(self.seed),
+            Random(!self.seed),
+        ])?;
         self.driver.stage.heal();
         if self.cause.is_some() && self.driver.db.is_some() {
             if settled {
@@ -155,12 +168,7 @@ impl<'a> Run<'a> {
             return self.check_live();
         }
         if let Step::DropCollection(n) = step
-            && !self
-                .driver
-                .db()
-                .collections()
-                .iter()
-                .any(|c| c == COLLECTIONS[*n].0)
+            && !self.driver.has(*n)
         {
             return Ok(());
         }
@@ -312,7 +320,11 @@ impl<'a> Run<'a> {
             Step::Background,
             Step::Sync,
         ];
+        let exists = self.driver.has(RED);
         for step in &tries {
+            if !exists && matches!(step, Step::Write(_)) {
+                continue;
+            }
             let answers = self.driver.perform(step);
             self.judge_all(&answers)
                 .and_then(|()| self.check_poison())
@@ -327,18 +339,14 @@ impl<'a> Run<'a> {
     // Afterwards.
 
     /// Power cuts and a kill right now: each leaves a database that holds what it must.
-    fn crash_now(&mut self, loss: Loss) -> Result<(), String> {
-        let crashes = [
-            Crash::KeepAll,
-            Crash::LoseAllUnsynced,
-            Crash::Random(self.seed),
-            Crash::Random(!self.seed),
-        ];
-        for crash in crashes {
-            let loss = if crash == Crash::KeepAll {
-                loss
-            } else {
-                Loss::Power
+    fn crash_now(&mut self, crashes: &[Crash]) -> Result<(), String> {
+        for &crash in crashes {
+            if crash != KeepAll && self.name_in_doubt() {
+                continue;
+            }
+            let loss = match crash {
+                KeepAll => Loss::Process,
+                LoseAllUnsynced | Random(_) => Loss::Power,
             };
             let Some(stage) = self.driver.stage.image(crash) else {
                 return Ok(());
@@ -353,8 +361,11 @@ impl<'a> Run<'a> {
             };
             opened(&mut after, loss, self.seed).map_err(|error| place(error, &after))?;
             self.outcome.images += 1;
+            if self.name_in_doubt() {
+                continue;
+            }
             // What an open serves is on the disk, whatever the page cache held.
-            let Some(stage) = after.stage.image(Crash::LoseAllUnsynced) else {
+            let Some(stage) = after.stage.image(LoseAllUnsynced) else {
                 continue;
             };
             let mut again = Driver::new(self.driver.workload, stage);
@@ -364,6 +375,16 @@ impl<'a> Run<'a> {
             self.outcome.images += 1;
         }
         Ok(())
+    }
+
+    /// Whether the sync failed that makes the database's own name durable. The host
+    /// gave that name: it cannot be given up for another as an output's is, and no
+    /// later sync proves anything. What the file system lost with it is lost.
+    fn name_in_doubt(&self) -> bool {
+        let hit = self.outcome.hit.as_ref();
+        hit.is_some_and(|(call, _, judged)| {
+            call.kind == CallKind::SyncDir && judged.role == Role::Directory
+        })
     }
 
     /// A poisoned handle refuses everything but reads, for the first cause, and
@@ -378,12 +399,7 @@ impl<'a> Run<'a> {
             Step::Create(RED),
             Step::DropCollection(RED),
         ];
-        let exists = self
-            .driver
-            .db()
-            .collections()
-            .iter()
-            .any(|c| c == COLLECTIONS[RED].0);
+        let exists = self.driver.has(RED);
         let oracle = self.driver.oracle.clone();
         let refused = |answer: &Answer, cause: &Option<String>| match answer.error() {
             Some(Error::Poisoned { cause: said }) if Some(said) == cause.as_ref() => Ok(()),
@@ -436,13 +452,12 @@ impl<'a> Run<'a> {
                 "a clean close left something to recover: {report:?}"
             ));
         }
-        let queries = Queries::new(self.seed);
-        self.driver.oracle.check(&db, loss, &queries)?;
+        self.driver.oracle.check(&db, loss, &Queries::new(LOOK))?;
         Ok(())
     }
 
     fn check_live(&self) -> Result<(), String> {
-        let (db, queries) = (self.driver.db(), Queries::new(self.seed));
+        let (db, queries) = (self.driver.db(), Queries::new(LOOK));
         self.driver.oracle.check_live(&db, &queries)?;
         let mut snapshots = self.driver.snapshots.iter();
         snapshots.try_for_each(|(s, state)| check_snapshot(&db, s, state, &queries))
@@ -464,7 +479,7 @@ impl<'a> Run<'a> {
             self.all_fine(&answers)?;
         }
         self.check_live()?;
-        self.crash_now(Loss::Process)?;
+        self.crash_now(&[LoseAllUnsynced])?;
         let stats = self.driver.db().stats();
         // Two log files, the manifest, and segments that are read call by call.
         let files = 3 + if self.driver.workload.pread {

@@ -97,6 +97,13 @@ impl Stage {
         }
     }
 
+    pub(super) fn forget_log(&self) {
+        match &self.machine {
+            Machine::Sim(sim) => sim.forget_log(),
+            Machine::Around(faults) => faults.forget_log(),
+        }
+    }
+
     pub(super) fn open_files(&self) -> usize {
         match &self.machine {
             Machine::Sim(sim) => sim.open_files(),

@@ -279,8 +279,10 @@ fn log_role(log: &[Call], at: usize, phase: Phase, began: u64) -> Role {
     let first = of_open.find(|c| c.kind == CallKind::Create && is(&c.path, ".log"));
     let begins = |c: &Call| c.kind == CallKind::Write && c.offset == 0 && c.len == HEADER_LEN;
     let frames = |c: &Call| c.kind == CallKind::Write && c.offset >= HEADER_LEN;
-    let begun = before().any(begins);
-    let has_frames = before().skip_while(|c| !begins(c)).any(frames);
+    // A log of calls that does not reach back so far begins with frames.
+    let forgotten = call.kind != CallKind::Create && !before().any(|c| c.kind == CallKind::Create);
+    let begun = forgotten || before().any(begins);
+    let has_frames = forgotten || before().skip_while(|c| !begins(c)).any(frames);
     let beginning = !begun && begins(call) || begun && call.kind == CallKind::Sync && !has_frames;
     if phase == Phase::Open && first.is_some_and(|c| c.path == call.path) && (!begun || beginning) {
         Role::FirstLog

@@ -375,6 +375,10 @@ impl Calls {
         self.log.push_back(call);
     }
 
+    pub(crate) fn forget_log(&mut self) {
+        self.log.clear();
+    }
+
     pub(crate) fn log(&self) -> Vec<Call> {
         self.log.iter().cloned().collect()
     }

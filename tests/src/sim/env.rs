@@ -196,6 +196,11 @@ impl SimEnv {
         self.world().calls.log()
     }
 
+    /// Empties the log of calls; their numbers go on.
+    pub fn forget_log(&self) {
+        self.world().calls.forget_log();
+    }
+
     /// The log as text, one call a line; reads left out.
     #[must_use]
     pub fn log_text(&self) -> String {
