@@ -9,7 +9,7 @@ use esker::{
     Background, Collection, CollectionOptions, Db, Durability, Error, Metric, Options, Result,
     SeqNo, WriteBatch, WriteOptions,
 };
-use esker_tests::sim::{At, CallKind, Crash, Fault, FaultEffect, Moment, OsError, SimEnv};
+use esker_tests::sim::{At, Call, CallKind, Crash, Fault, FaultEffect, Moment, OsError, SimEnv};
 
 fn manual() -> Options {
     Options::new()
@@ -388,4 +388,53 @@ fn a_segment_that_cannot_be_read_back_says_why() {
         }
         other => panic!("expected Io, got {other:?}"),
     }
+}
+
+/// A sync of the directory that fails is told to one caller only. The name of a
+/// segment was taken for durable because the sync after it had nothing to complain of.
+#[test]
+fn a_name_is_not_durable_because_a_later_sync_of_the_directory_succeeds() {
+    let env = SimEnv::new(24);
+    let db = simulated(&env);
+    let c = one(&db, "a");
+    c.put_with_payload("k", &[1.0; 4], &[1; 15 << 10])
+        .expect("written");
+    let to_segments = |call: &Call| {
+        call.to
+            .as_ref()
+            .is_some_and(|to| to.extension().is_some_and(|e| e == "segment"))
+    };
+    let renamed = Arc::new(AtomicU64::new(0));
+    let (other, machine, seen) = (c.clone(), env.clone(), Arc::clone(&renamed));
+    env.before(
+        move |call| {
+            // The directory's sync that follows the rename.
+            if to_segments(call) {
+                seen.fetch_add(1, Ordering::Relaxed);
+            }
+            call.kind == CallKind::SyncDir && seen.load(Ordering::Relaxed) > 0
+        },
+        move || {
+            // Meanwhile a writer needs a new log file, whose name cannot be synced.
+            machine.inject(Fault::when(OsError::Eio, |call| call.kind == CallKind::SyncDir).once());
+            let refused = other.put_with_payload("l", &[2.0; 4], &[2; 15 << 10]);
+            assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+        },
+    );
+    let flushed = db.flush();
+    assert_eq!(env.injected(), 1);
+    for seed in 0..20 {
+        let env = env.crash_image(Crash::Random(seed));
+        let db = Db::open("/db", manual().env(env.env())).expect("opens");
+        assert!(
+            db.collection("a")
+                .expect("there")
+                .contains("k")
+                .expect("reads")
+        );
+    }
+    drop(flushed);
+    db.flush().expect("a new name is made");
+    let env = env.crash_image(Crash::LoseAllUnsynced);
+    assert!(one(&simulated(&env), "a").contains("k").expect("reads"));
 }
