@@ -16,6 +16,7 @@ use esker_wal::GroupCommit;
 use parking_lot::{Mutex, RwLock};
 
 use crate::background::Signals;
+use crate::dir::Directory;
 use crate::env::{Env, Storage, StorageLock};
 use crate::error::{Error, Result};
 use crate::gc::Garbage;
@@ -72,6 +73,7 @@ pub(crate) struct Core {
     pub(crate) identity: u64,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) dir: PathBuf,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) options: Options,
     pub(crate) numbers: Arc<FileNumbers>,
     pub(crate) log: Log,
@@ -159,7 +161,7 @@ impl Core {
             self.group.next_seqno().saturating_sub(1),
         )));
         let before = manifest.state().deletion_files();
-        let result = manifest.commit(&*self.env, &self.dir, &Edit(fields), || self.numbers.take());
+        let result = manifest.commit(&self.directory, &Edit(fields), || self.numbers.take());
         match result {
             Ok(()) => {
                 let after = manifest.state().deletion_files();

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::dir::Directory;
 use crate::env::{Storage, StorageFile};
 use crate::error::{Error, Result};
 
@@ -145,13 +146,12 @@ impl io::Write for FileOutput {
 /// error the debris is removed as far as that works; the name may or may not
 /// exist, so the caller retries under a number never used before.
 pub(crate) fn publish_file<T>(
-    storage: &dyn Storage,
-    dir: &Path,
+    dir: &Directory,
     name: FileName,
     write: impl FnOnce(&mut FileOutput) -> Result<T>,
 ) -> Result<T> {
-    let path = name.path(dir);
-    let temporary = dir.join(format!("{}.tmp", name.name()));
+    let (storage, path) = (dir.storage(), name.path(dir.path()));
+    let temporary = dir.path().join(format!("{}.tmp", name.name()));
     let result = (|| {
         let file = storage
             .create(&temporary)
@@ -169,12 +169,12 @@ pub(crate) fn publish_file<T>(
         };
         file.sync_data()
             .map_err(|error| Error::io(&temporary, "syncing", error))?;
+        let before = dir.before();
         storage
             .rename(&temporary, &path)
             .map_err(|error| Error::io(&path, "renaming", error))?;
-        storage
-            .sync_dir(dir)
-            .map_err(|error| Error::io(dir, "syncing", error))?;
+        dir.sync(before)
+            .map_err(|error| Error::io(dir.path(), "syncing", error))?;
         Ok(value)
     })();
     if result.is_err() {

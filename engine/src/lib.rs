@@ -33,6 +33,7 @@
 mod error;
 mod options;
 
+mod dir;
 pub mod env;
 mod files;
 mod log_file;

@@ -23,6 +23,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::background::Signals;
 use crate::core::{CollectionInfo, Core};
+use crate::dir::Directory;
 use crate::env::StorageLock;
 use crate::error::{Error, Result};
 use crate::files::{FileName, discard};
@@ -82,6 +83,7 @@ const MAX_FILE_NUMBER: u64 = 999_000_000_000;
 struct Opening {
     options: Options,
     dir: PathBuf,
+    directory: Arc<Directory>,
     budget: Arc<MemoryBudget>,
     garbage: Arc<Garbage>,
     opener: SegmentOpener,
@@ -96,6 +98,7 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Core> {
     let garbage = Arc::new(Garbage::default());
     let opening = Opening {
         dir: dir.to_owned(),
+        directory: Arc::new(Directory::new(Arc::clone(&options.env), dir.to_owned())),
         budget: MemoryBudget::new(options.memtable_budget()),
         opener: SegmentOpener::new(&options, dir, &garbage),
         garbage,
@@ -165,12 +168,8 @@ impl Opening {
     }
 
     fn new_log(&self, numbers: &Arc<FileNumbers>) -> Result<Log> {
-        Log::create(
-            Arc::clone(&self.options.env),
-            self.dir.clone(),
-            Arc::clone(numbers),
-            self.options.log_file_bytes,
-        )
+        let directory = Arc::clone(&self.directory);
+        Log::create(directory, Arc::clone(numbers), self.options.log_file_bytes)
     }
 
     /// Opens every segment and deletion vector that the manifest names.
@@ -222,7 +221,7 @@ impl Opening {
         state.seal = None;
         self.report.last_seqno = state.last_seqno;
         let last = state.last_seqno;
-        let manifest = Manifest::create(&*env, &self.dir, manifest_number, state)
+        let manifest = Manifest::create(&self.directory, manifest_number, state)
             .map_err(CommitError::into_error)?;
         self.report.removed_files = self.sweep(&manifest)?;
         static OPENED: AtomicU64 = AtomicU64::new(0);
@@ -230,6 +229,7 @@ impl Opening {
             identity: OPENED.fetch_add(1, Ordering::Relaxed),
             env,
             dir: self.dir,
+            directory: self.directory,
             numbers,
             log,
             group: GroupCommit::new(last.0 + 1),

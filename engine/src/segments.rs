@@ -172,7 +172,7 @@ impl Core {
             let row = build_bytes(info.dimension, &build.params);
             self.builds.begin(row.saturating_mul(rows.rows() as usize))
         });
-        let summary = publish_file(self.storage(), &self.dir, name, |out| {
+        let summary = publish_file(&self.directory, name, |out| {
             write_segment(rows, &params, build.as_ref(), out).map_err(|error| {
                 Error::in_segment(&origin().unwrap_or_else(|| path.clone()), error)
             })
@@ -232,7 +232,7 @@ impl Core {
             .collect();
         let (bytes, locations) =
             deletion::encode(file_id, &vectors).map_err(|error| Error::in_segment(&path, error))?;
-        publish_file(self.storage(), &self.dir, name, |out| {
+        publish_file(&self.directory, name, |out| {
             std::io::Write::write_all(out, &bytes)
                 .map_err(|error| Error::io(&path, "writing", error))
         })?;

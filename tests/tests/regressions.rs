@@ -399,42 +399,39 @@ fn a_name_is_not_durable_because_a_later_sync_of_the_directory_succeeds() {
     let c = one(&db, "a");
     c.put_with_payload("k", &[1.0; 4], &[1; 15 << 10])
         .expect("written");
-    let to_segments = |call: &Call| {
-        call.to
-            .as_ref()
-            .is_some_and(|to| to.extension().is_some_and(|e| e == "segment"))
+    let to_segment = |call: &Call| {
+        let to = call.to.as_ref().and_then(|to| to.extension());
+        to.is_some_and(|e| e == "segment")
     };
-    let renamed = Arc::new(AtomicU64::new(0));
-    let (other, machine, seen) = (c.clone(), env.clone(), Arc::clone(&renamed));
-    env.before(
-        move |call| {
-            // The directory's sync that follows the rename.
-            if to_segments(call) {
-                seen.fetch_add(1, Ordering::Relaxed);
-            }
-            call.kind == CallKind::SyncDir && seen.load(Ordering::Relaxed) > 0
-        },
-        move || {
-            // Meanwhile a writer needs a new log file, whose name cannot be synced.
-            machine.inject(Fault::when(OsError::Eio, |call| call.kind == CallKind::SyncDir).once());
-            let refused = other.put_with_payload("l", &[2.0; 4], &[2; 15 << 10]);
-            assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
-        },
-    );
-    let flushed = db.flush();
-    assert_eq!(env.injected(), 1);
-    for seed in 0..20 {
-        let env = env.crash_image(Crash::Random(seed));
-        let db = Db::open("/db", manual().env(env.env())).expect("opens");
-        assert!(
-            db.collection("a")
-                .expect("there")
-                .contains("k")
-                .expect("reads")
+    let (syncs, in_sync) = std::sync::mpsc::channel();
+    let writer = Arc::new(Mutex::new(None));
+    let (slot, machine) = (Arc::clone(&writer), env.clone());
+    env.before(to_segment, move || {
+        // A writer needs a new log file, whose name cannot be synced: the flush goes
+        // on once that sync has begun, and the sync fails once the rename is done.
+        machine.inject(Fault::when(OsError::Eio, |call| call.kind == CallKind::SyncDir).once());
+        let looking = machine.clone();
+        machine.before(
+            |call| call.kind == CallKind::SyncDir,
+            move || {
+                syncs.send(()).expect("somebody waits");
+                while !looking.log().iter().any(to_segment) {
+                    std::thread::yield_now();
+                }
+            },
         );
+        let put = move || c.put_with_payload("l", &[2.0; 4], &[2; 15 << 10]);
+        *slot.lock().expect("whole") = Some(std::thread::spawn(put));
+        in_sync.recv().expect("it comes there");
+    });
+    let flushed = db.flush();
+    let refused = writer.lock().expect("whole").take().expect("it ran").join();
+    assert!(matches!(refused, Ok(Err(Error::Io { .. }))), "{refused:?}");
+    assert!(matches!(&flushed, Err(Error::Io { .. })), "{flushed:?}");
+    let holds = |env: &SimEnv| one(&simulated(env), "a").contains("k").expect("reads");
+    for seed in 0..20 {
+        assert!(holds(&env.crash_image(Crash::Random(seed))));
     }
-    drop(flushed);
     db.flush().expect("a new name is made");
-    let env = env.crash_image(Crash::LoseAllUnsynced);
-    assert!(one(&simulated(&env), "a").contains("k").expect("reads"));
+    assert!(holds(&env.crash_image(Crash::LoseAllUnsynced)));
 }
