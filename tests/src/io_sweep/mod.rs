@@ -3,7 +3,8 @@
 //!
 //! Owns [`sweep`] and its [`Report`]. Reading order: [`table`] says what must follow
 //! from which call; [`steps`] what is done; [`drive`] does it; [`run`] is one run with
-//! one failure in it, and everything that is asserted. Invariants: a run is a
+//! one failure in it, and everything that is asserted; [`verdict`] holds answers
+//! against the table. Invariants: a run is a
 //! function of workload, call, failure and seed; a call that the table does not
 //! know is a violation. Must not know: how the engine is built.
 
@@ -13,6 +14,7 @@ mod run;
 mod stage;
 mod steps;
 mod table;
+mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;

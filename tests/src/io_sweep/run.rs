@@ -9,15 +9,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use esker::{Error, WriteBatch};
+use esker::Error;
 
 use super::drive::{Answer, Driver};
-use super::failure::{Failure, Hit};
+use super::failure::Hit;
 use super::steps::{RED, Step, Workload, probe};
-use super::table::{Judged, Phase, Role, Verdict, judge};
+use super::table::{Judged, Phase, Role};
 use crate::oracle::{Loss, Queries, check_snapshot};
 use crate::sim::Crash::{self, KeepAll, LoseAllUnsynced, Random};
-use crate::sim::{Call, CallKind, CallOutcome};
+use crate::sim::{Call, CallKind};
 
 /// Draws of the queries. The same in all runs: reads of a checker have numbers, too.
 const LOOK: u64 = 7;
@@ -34,12 +34,12 @@ pub(super) struct Outcome {
 }
 
 pub(super) struct Run<'a> {
-    driver: Driver<'a>,
-    hit: Option<&'a Hit>,
+    pub(super) driver: Driver<'a>,
+    pub(super) hit: Option<&'a Hit>,
     /// The cause, once a handle must be poisoned.
-    cause: Option<String>,
+    pub(super) cause: Option<String>,
     seed: u64,
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
 }
 
 impl<'a> Run<'a> {
@@ -178,107 +178,6 @@ impl<'a> Run<'a> {
         let answers = self.driver.perform(&Step::Background);
         self.all_fine(&answers)?;
         self.check_live()
-    }
-
-    // Verdicts.
-
-    fn judge_all(&mut self, answers: &[Answer]) -> Result<(), String> {
-        let log = self.driver.stage.log();
-        for answer in answers {
-            self.judge_one(&log, answer)?;
-        }
-        Ok(())
-    }
-
-    /// Holds an answer against the table.
-    fn judge_one(&mut self, log: &[Call], answer: &Answer) -> Result<(), String> {
-        let failed = |at: &usize| {
-            answer.owns(&log[*at]) && matches!(log[*at].outcome, Some(CallOutcome::Injected(_)))
-        };
-        let mut decides = None;
-        for at in (0..log.len()).filter(failed) {
-            let judged = judge(log, at, answer.phase, answer.calls.0)?;
-            if self.outcome.hit.is_none() {
-                self.outcome.hit = Some((log[at].clone(), answer.phase, judged.clone()));
-            }
-            if judged.verdict != Verdict::Swallowed && decides.is_none() {
-                decides = Some((&log[at], judged));
-            }
-        }
-        for result in &answer.results {
-            self.judge_result(decides.as_ref(), answer.phase, result)?;
-        }
-        Ok(())
-    }
-
-    fn judge_result(
-        &mut self,
-        decides: Option<&(&Call, Judged)>,
-        phase: Phase,
-        result: &Result<(), Error>,
-    ) -> Result<(), String> {
-        let failure = self
-            .hit
-            .map(|hit| hit.failure)
-            .expect("something was made to fail");
-        match (decides, result) {
-            (None, Ok(())) => Ok(()),
-            (None, Err(Error::Poisoned { cause })) if self.cause.as_ref() == Some(cause) => Ok(()),
-            (None, Err(error)) => Err(format!("nobody should hear of this failure: {error}")),
-            (Some((call, judged)), Ok(())) => Err(format!(
-                "{call} failed as {:?} in {phase:?}, and nobody heard of it",
-                judged.role
-            )),
-            (Some((call, judged)), Err(error)) => {
-                let said = match judged.verdict {
-                    Verdict::Poisons => self.says_poisoned(judged, failure, phase, error),
-                    _ => says(judged, failure, error),
-                };
-                said.map_err(|why| {
-                    format!(
-                        "{call} as {:?} in {phase:?} gave {error:?}: {why}",
-                        judged.role
-                    )
-                })
-            }
-        }
-    }
-
-    /// The error of a poisoned handle, whose cause says what an `Io` would.
-    fn says_poisoned(
-        &mut self,
-        judged: &Judged,
-        failure: Failure,
-        phase: Phase,
-        error: &Error,
-    ) -> Result<(), String> {
-        let Error::Poisoned { cause } = error else {
-            return Err("it is not Poisoned".to_owned());
-        };
-        let os = failure.error();
-        let whole = format!("{} {} failed: {os}", judged.doing, judged.file.display());
-        if *cause != whole {
-            return Err(format!("the cause is not {whole:?}"));
-        }
-        if phase != Phase::Close {
-            self.outcome.poisoned = true;
-            self.cause.get_or_insert_with(|| cause.clone());
-        }
-        Ok(())
-    }
-
-    /// Poisoned if and only if a call failed that poisons. An empty batch asks
-    /// without a storage call.
-    fn check_poison(&mut self) -> Result<(), String> {
-        let Some(db) = &self.driver.db else {
-            return Ok(());
-        };
-        match (db.write(WriteBatch::new()), &self.cause) {
-            (Ok(_), None) => Ok(()),
-            (Err(Error::Poisoned { cause }), Some(first)) if cause == *first => Ok(()),
-            (Ok(_), Some(cause)) => Err(format!("the handle is not poisoned in spite of {cause}")),
-            (Err(error), _) => Err(format!("the handle should take writes: {error}")),
-        }
     }
 
     // While the failure lasts.
@@ -534,38 +433,6 @@ fn opened(after: &mut Driver<'_>, loss: Loss, seed: u64) -> Result<(), String> {
     }
     let db = after.db();
     after.oracle.check(&db, loss, &Queries::new(seed)).map(drop)
-}
-
-/// That an error names what happened: the file, what was being done, and why.
-fn says(judged: &Judged, failure: Failure, error: &Error) -> Result<(), String> {
-    let Error::Io {
-        file,
-        doing,
-        source,
-    } = error
-    else {
-        return Err("it is not Io".to_owned());
-    };
-    if file.as_ref() != Some(&judged.file) {
-        return Err(format!("it should name {}", judged.file.display()));
-    }
-    if *doing != judged.doing {
-        return Err(format!("it should say {:?}", judged.doing));
-    }
-    if !failure.is(source) {
-        return Err(format!("its source should be {}", failure.error()));
-    }
-    let text = error.to_string();
-    let whole = format!(
-        "{} {} failed: {}",
-        judged.doing,
-        judged.file.display(),
-        failure.error()
-    );
-    if text != whole {
-        return Err(format!("it should read {whole:?}"));
-    }
-    Ok(())
 }
 
 /// Counts the calls that one failure hits: an engine that tries again for ever
