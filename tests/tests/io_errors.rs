@@ -13,7 +13,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use esker::env::{StdEnv, Storage};
+use esker::env::StdEnv;
 use esker::{Background, Collection, CollectionOptions, Db, Error, Metric, Options};
 use esker_tests::fault::FaultStorage;
 use esker_tests::io_sweep::{Host, Report, SweepOptions, sweep, sweep_around};
@@ -185,7 +185,7 @@ fn child_without_descriptors(dir: &Path) {
     };
     names(
         db.flush().expect_err("a segment needs a descriptor"),
-        ".segment.tmp",
+        ".segment",
     );
     let large = [7; 4 << 10];
     names(
