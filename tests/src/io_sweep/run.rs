@@ -378,6 +378,7 @@ impl<'a> Run<'a> {
             self.all_fine(&answers)?;
         }
         self.check_live()?;
+        self.check_abandoned()?;
         self.crash_now(&[LoseAllUnsynced])?;
         let stats = self.driver.db().stats();
         // Two log files, the manifest, and segments that are read call by call.

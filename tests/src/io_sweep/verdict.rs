@@ -10,13 +10,30 @@ use super::drive::Answer;
 use super::failure::Failure;
 use super::run::Run;
 use super::table::{Judged, Phase, Verdict, judge};
-use crate::sim::{Call, CallOutcome};
+use crate::sim::{Call, CallKind, CallOutcome};
 
 impl Run<'_> {
     pub(super) fn judge_all(&mut self, answers: &[Answer]) -> Result<(), String> {
         let log = self.driver.stage.log();
         for answer in answers {
             self.judge_one(&log, answer)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is ever written behind garbage: a log file with a failed write is left
+    /// alone, whatever the write left of it.
+    pub(super) fn check_abandoned(&self) -> Result<(), String> {
+        let log = self.driver.stage.log();
+        let to_log = |call: &&Call| {
+            call.kind == CallKind::Write && call.path.extension().is_some_and(|e| e == "log")
+        };
+        let failed = |call: &&Call| matches!(call.outcome, Some(CallOutcome::Injected(_)));
+        for bad in log.iter().filter(to_log).filter(failed) {
+            let later = |call: &&Call| call.number > bad.number && call.path == bad.path;
+            if let Some(call) = log.iter().filter(to_log).find(later) {
+                return Err(format!("{bad} left garbage, and then came {call}"));
+            }
         }
         Ok(())
     }
