@@ -30,8 +30,14 @@ impl Run<'_> {
         };
         let failed = |call: &&Call| matches!(call.outcome, Some(CallOutcome::Injected(_)));
         for bad in log.iter().filter(to_log).filter(failed) {
-            let later = |call: &&Call| call.number > bad.number && call.path == bad.path;
-            if let Some(call) = log.iter().filter(to_log).find(later) {
+            // A file that was removed may be made anew by the next open.
+            let of_file = |call: &&Call| {
+                call.number > bad.number
+                    && call.path == bad.path
+                    && matches!(call.kind, CallKind::Write | CallKind::Create)
+            };
+            let next = log.iter().find(of_file);
+            if let Some(call) = next.filter(|call| call.kind == CallKind::Write) {
                 return Err(format!("{bad} left garbage, and then came {call}"));
             }
         }
