@@ -14,6 +14,7 @@ use esker_segment::{CollectionId, Metric, SeqNo};
 use esker_wal::GroupCommit;
 
 use crate::background::Signals;
+use crate::dir::Directory;
 use crate::env::{Env, Storage, StorageLock};
 use crate::error::{Error, Result};
 use crate::gc::Garbage;
@@ -72,6 +73,7 @@ pub(crate) struct Core {
     pub(crate) identity: u64,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) dir: PathBuf,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) options: Options,
     pub(crate) numbers: Arc<FileNumbers>,
     pub(crate) log: Log,
@@ -163,7 +165,7 @@ impl Core {
         )));
         let before = manifest.state().deletion_files();
         let unwinding = PoisonOnUnwind(self);
-        let result = manifest.commit(&*self.env, &self.dir, &Edit(fields), || self.numbers.take());
+        let result = manifest.commit(&self.directory, &Edit(fields), || self.numbers.take());
         std::mem::forget(unwinding);
         match result {
             Ok(()) => {

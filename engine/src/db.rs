@@ -102,7 +102,7 @@ impl Core {
             chain_crc: end.chain_crc,
         };
         self.commit_unchecked(&mut manifest, vec![Field::Seal(seal)])
-            .and_then(|()| manifest.seal(&*self.env, &self.dir))
+            .and_then(|()| manifest.seal(&self.directory))
             .map_err(CommitError::into_error)
     }
 }

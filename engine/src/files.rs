@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::dir::Directory;
 use crate::env::{Storage, StorageFile};
 use crate::error::{Error, Result};
 
@@ -95,6 +96,10 @@ pub(crate) struct FileOutput {
     file: Arc<dyn StorageFile>,
     offset: u64,
     buffer: Vec<u8>,
+    /// What the file said to the first write that failed. Whoever writes through
+    /// [`io::Write`] is told less: `write_all` would repeat an interrupted write
+    /// for ever, and a writer of segments cannot tell its output from its input.
+    failure: Option<io::Error>,
 }
 
 const OUTPUT_BUFFER: usize = 1 << 20;
@@ -105,16 +110,26 @@ impl FileOutput {
             file,
             offset: 0,
             buffer: Vec::new(),
+            failure: None,
         }
     }
 
     fn spill(&mut self) -> io::Result<()> {
         if !self.buffer.is_empty() {
-            self.file.write_at(self.offset, &self.buffer)?;
+            let written = self.file.write_at(self.offset, &self.buffer);
+            self.note(written)?;
             self.offset += self.buffer.len() as u64;
             self.buffer.clear();
         }
         Ok(())
+    }
+
+    /// Keeps the first failure for [`publish_file`].
+    fn note(&mut self, written: io::Result<()>) -> io::Result<()> {
+        written.map_err(|error| {
+            self.failure.get_or_insert(error);
+            io::Error::other("the output could not be written")
+        })
     }
 }
 
@@ -124,7 +139,8 @@ impl io::Write for FileOutput {
             self.spill()?;
         }
         if bytes.len() >= OUTPUT_BUFFER {
-            self.file.write_at(self.offset, bytes)?;
+            let written = self.file.write_at(self.offset, bytes);
+            self.note(written)?;
             self.offset += bytes.len() as u64;
         } else {
             self.buffer.extend_from_slice(bytes);
@@ -142,30 +158,35 @@ impl io::Write for FileOutput {
 /// error the debris is removed as far as that works; the name may or may not
 /// exist, so the caller retries under a number never used before.
 pub(crate) fn publish_file<T>(
-    storage: &dyn Storage,
-    dir: &Path,
+    dir: &Directory,
     name: FileName,
     write: impl FnOnce(&mut FileOutput) -> Result<T>,
 ) -> Result<T> {
-    let path = name.path(dir);
-    let temporary = dir.join(format!("{}.tmp", name.name()));
+    let (storage, path) = (dir.storage(), name.path(dir.path()));
+    let temporary = dir.path().join(format!("{}.tmp", name.name()));
     let result = (|| {
         let file = storage
             .create(&temporary)
             .map_err(|error| Error::io(&temporary, "creating", error))?;
         let mut output = FileOutput::new(Arc::clone(&file));
-        let value = write(&mut output)?;
-        output
-            .spill()
-            .map_err(|error| Error::io(&temporary, "writing", error))?;
+        let writing = |error| Error::io(&temporary, "writing", error);
+        let written = write(&mut output).and_then(|value| {
+            output.spill().map_err(writing)?;
+            Ok(value)
+        });
+        // It comes before whatever the writer made of it.
+        let value = match output.failure.take() {
+            Some(failure) => return Err(writing(failure)),
+            None => written?,
+        };
         file.sync_data()
             .map_err(|error| Error::io(&temporary, "syncing", error))?;
+        let before = dir.before();
         storage
             .rename(&temporary, &path)
             .map_err(|error| Error::io(&path, "renaming", error))?;
-        storage
-            .sync_dir(dir)
-            .map_err(|error| Error::io(dir, "syncing", error))?;
+        dir.sync(before)
+            .map_err(|error| Error::io(dir.path(), "syncing", error))?;
         Ok(value)
     })();
     if result.is_err() {

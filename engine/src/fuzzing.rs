@@ -10,10 +10,12 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::path::Path;
+use std::sync::Arc;
 
 use esker_segment::{CollectionId, SegmentId, SeqNo};
 
 use crate::batch::{self, WriteBatch};
+use crate::dir::Directory;
 use crate::env::Env;
 use crate::error::Result;
 use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
@@ -80,11 +82,12 @@ impl Replayed {
     ///
     /// # Errors
     /// As a rewrite of the manifest.
-    pub fn rewrite(&self, env: &dyn Env, dir: &Path, number: u64) -> Result<()> {
-        let manifest = Manifest::create(env, dir, number, self.state.clone())
-            .map_err(CommitError::into_error)?;
+    pub fn rewrite(&self, env: &Arc<dyn Env>, dir: &Path, number: u64) -> Result<()> {
+        let dir = Directory::new(Arc::clone(env), dir.to_owned());
+        let manifest =
+            Manifest::create(&dir, number, self.state.clone()).map_err(CommitError::into_error)?;
         if self.state.seal.is_some() {
-            manifest.seal(env, dir).map_err(CommitError::into_error)?;
+            manifest.seal(&dir).map_err(CommitError::into_error)?;
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ mod error;
 mod options;
 mod sync;
 
+mod dir;
 pub mod env;
 mod files;
 mod log_file;

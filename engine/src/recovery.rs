@@ -24,6 +24,7 @@ use esker_wal::GroupCommit;
 
 use crate::background::Signals;
 use crate::core::{CollectionInfo, Core};
+use crate::dir::Directory;
 use crate::env::StorageLock;
 use crate::error::{Error, Result};
 use crate::files::{FileName, discard};
@@ -91,6 +92,7 @@ const MAX_FILE_NUMBER: u64 = 999_000_000_000;
 struct Opening {
     options: Options,
     dir: PathBuf,
+    directory: Arc<Directory>,
     budget: Arc<MemoryBudget>,
     garbage: Arc<Garbage>,
     counters: Arc<Counters>,
@@ -111,10 +113,12 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Core> {
     let garbage = Arc::new(Garbage::default());
     let counters = Arc::new(Counters::default());
     let numbers = Arc::new(FileNumbers::new(1));
+    let directory = Arc::new(Directory::new(Arc::clone(&options.env), dir.to_owned()));
     let opening = Opening {
         dir: dir.to_owned(),
+        outputs: Outputs::new(&options, &directory, &numbers, &garbage, &counters),
+        directory,
         budget: MemoryBudget::new(options.memtable_budget()),
-        outputs: Outputs::new(&options, dir, &numbers, &garbage, &counters),
         room: room::Room::default(),
         progress: progress::Progress::new(options.recovery_progress.clone()),
         next_seqno: 0,
@@ -209,8 +213,7 @@ impl Opening {
 
     fn new_log(&self) -> Result<Log> {
         Log::create(
-            Arc::clone(&self.options.env),
-            self.dir.clone(),
+            Arc::clone(&self.directory),
             Arc::clone(&self.numbers),
             self.options.log_file_bytes,
         )
@@ -268,7 +271,7 @@ impl Opening {
         state.seal = None;
         self.report.last_seqno = state.last_seqno;
         let last = state.last_seqno;
-        let manifest = match Manifest::create(&*env, &self.dir, manifest_number, state) {
+        let manifest = match Manifest::create(&self.directory, manifest_number, state) {
             Ok(manifest) => manifest,
             Err(error) => {
                 // Else it may be the live one, and what it names must stay.
@@ -285,6 +288,7 @@ impl Opening {
             identity: OPENED.fetch_add(1, Ordering::Relaxed),
             env,
             dir: self.dir,
+            directory: self.directory,
             numbers: self.numbers,
             log,
             group: GroupCommit::new(last.0 + 1),

@@ -18,7 +18,8 @@ use esker_segment::{
 
 use crate::background::BuildThreads;
 use crate::core::CollectionInfo;
-use crate::env::{Env, Storage};
+use crate::dir::Directory;
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::files::{FileName, publish_file};
 use crate::gc::{FilePin, Garbage};
@@ -146,8 +147,7 @@ impl Drop for RunningBuild<'_> {
 
 /// What writing a segment or deletion vectors takes.
 pub(crate) struct Outputs {
-    env: Arc<dyn Env>,
-    dir: PathBuf,
+    directory: Arc<Directory>,
     numbers: Arc<FileNumbers>,
     garbage: Arc<Garbage>,
     counters: Arc<Counters>,
@@ -160,26 +160,21 @@ pub(crate) struct Outputs {
 impl Outputs {
     pub(crate) fn new(
         options: &Options,
-        dir: &Path,
+        directory: &Arc<Directory>,
         numbers: &Arc<FileNumbers>,
         garbage: &Arc<Garbage>,
         counters: &Arc<Counters>,
     ) -> Self {
         Self {
-            env: Arc::clone(&options.env),
-            dir: dir.to_owned(),
+            directory: Arc::clone(directory),
             numbers: Arc::clone(numbers),
             garbage: Arc::clone(garbage),
             counters: Arc::clone(counters),
             graph: options.graph,
             threads: BuildThreads::new(options),
-            opener: SegmentOpener::new(options, dir, garbage),
+            opener: SegmentOpener::new(options, directory.path(), garbage),
             builds: Builds::default(),
         }
-    }
-
-    fn storage(&self) -> &dyn Storage {
-        self.env.storage()
     }
 
     /// Writes `rows` as a segment file, with a graph if `with_graph` and they are
@@ -194,7 +189,7 @@ impl Outputs {
     ) -> Result<SegmentFile> {
         let id = SegmentId(self.numbers.take());
         let name = FileName::Segment(id.0);
-        let path = name.path(&self.dir);
+        let path = name.path(self.directory.path());
         let file_id = self.fresh_file_id(&path)?;
         let params = SegmentParams {
             id,
@@ -212,7 +207,7 @@ impl Outputs {
             let row = build_bytes(info.dimension, &build.params);
             self.builds.begin(row.saturating_mul(rows.rows() as usize))
         });
-        let summary = publish_file(self.storage(), &self.dir, name, |out| {
+        let summary = publish_file(&self.directory, name, |out| {
             write_segment(rows, &params, build.as_ref(), out).map_err(|error| {
                 Error::in_segment(&origin().unwrap_or_else(|| path.clone()), error)
             })
@@ -239,12 +234,15 @@ impl Outputs {
                 unread.mark_named();
                 Ok(file)
             });
-        // Not the database's damage but this output's: it is written again.
-        read_back.map_err(|error| Error::io(&path, "reading back", std::io::Error::other(error)))
+        read_back.map_err(|error| match error {
+            Error::Io { .. } => error,
+            // Not the database's damage but this output's: it is written again.
+            other => Error::io(&path, "reading back", std::io::Error::other(other)),
+        })
     }
 
     fn fresh_file_id(&self, path: &Path) -> Result<FileId> {
-        let id = self.env.entropy().file_id();
+        let id = self.directory.env().entropy().file_id();
         id.map(FileId)
             .map_err(|error| Error::io(path, "choosing an id for", error))
     }
@@ -261,7 +259,7 @@ impl Outputs {
         }
         let number = self.numbers.take();
         let name = FileName::Deletions(number);
-        let path = name.path(&self.dir);
+        let path = name.path(self.directory.path());
         let file_id = self.fresh_file_id(&path)?;
         let vectors: Vec<_> = changed
             .iter()
@@ -269,7 +267,7 @@ impl Outputs {
             .collect();
         let (bytes, locations) =
             deletion::encode(file_id, &vectors).map_err(|error| Error::in_segment(&path, error))?;
-        publish_file(self.storage(), &self.dir, name, |out| {
+        publish_file(&self.directory, name, |out| {
             std::io::Write::write_all(out, &bytes)
                 .map_err(|error| Error::io(&path, "writing", error))
         })?;

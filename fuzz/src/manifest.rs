@@ -187,7 +187,7 @@ fn check_rewrite(env: &SimEnv, replayed: &Replayed, number: u64) {
     let mut edits = Vec::new();
     for fresh in (1..=3).filter(|fresh| *fresh != number).take(2) {
         replayed
-            .rewrite(&*env.env(), Path::new(DIR), fresh)
+            .rewrite(&env.env(), Path::new(DIR), fresh)
             .expect("a healthy machine");
         env.delete_file(format!("{DIR}/{last:012}.manifest"))
             .expect("it is there");

@@ -2,12 +2,14 @@
 //!
 //! Owns no engine code. Reading order: [`rng`] is where all chance comes from;
 //! [`sim`] is a machine that can be stopped at any storage call and forgets what
-//! was not synced; [`oracle`] knows which states are legal afterwards; [`run`]
-//! drives a database, a machine and an oracle through a list of operations;
-//! [`campaign`] recovers everything that crashes in such lists may leave;
-//! `schedules`, under `cfg(shuttle)`, runs the engine's tasks in seeded turns; [`load`]
-//! makes rows by the thousand and measures recall; [`forge`] puts checksums right
-//! after bytes were changed; `tmpfs` mounts a disk that can be filled.
+//! was not synced; [`fault`] makes calls of any other environment fail in the same
+//! way; [`oracle`] knows which states are legal afterwards; [`run`] drives a database,
+//! a machine and an oracle through a list of operations; [`io_sweep`] makes every
+//! storage call of a few workloads fail and holds what follows against a table;
+//! [`campaign`] recovers everything that crashes in such lists may leave; `schedules`,
+//! under `cfg(shuttle)`, runs the engine's tasks in seeded turns; [`load`] makes rows
+//! by the thousand and measures recall; [`forge`] puts checksums right after bytes
+//! were changed; `tmpfs` mounts a disk that can be filled.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,9 +24,13 @@ pub mod rng;
 
 pub mod sim;
 
+pub mod fault;
+
 pub mod oracle;
 
 pub mod run;
+
+pub mod io_sweep;
 
 #[cfg(shuttle)]
 pub mod schedules;

@@ -1,6 +1,7 @@
 //! Each of these was wrong once.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use esker::{
     Background, Collection, CollectionOptions, Db, Durability, Error, Metric, Options, Result,
     SeqNo, WriteBatch, WriteOptions,
 };
-use esker_tests::sim::{At, CallKind, Crash, Fault, FaultEffect, Moment, SimEnv};
+use esker_tests::sim::{At, Call, CallKind, Crash, Fault, FaultEffect, Moment, OsError, SimEnv};
 
 fn manual() -> Options {
     Options::new()
@@ -318,4 +319,119 @@ fn a_close_frees_the_directory_while_processes_are_started() {
         done.store(true, Ordering::Relaxed);
         opened.expect("nobody else has it open");
     });
+}
+
+/// A full disk under a segment read "reading ... .segment failed", although it was
+/// the temporary file that could not be written.
+#[test]
+fn an_output_that_cannot_be_written_says_so() {
+    let env = SimEnv::new(21);
+    let db = simulated(&env);
+    one(&db, "a").put("k", &[1.0; 4]).expect("written");
+    env.inject(
+        Fault::when(OsError::Enospc, |call| {
+            call.kind == CallKind::Write && call.path.to_string_lossy().ends_with(".segment.tmp")
+        })
+        .once(),
+    );
+    let error = db.flush().expect_err("the disk is full").to_string();
+    assert!(error.starts_with("writing /db/"), "{error}");
+    assert!(error.contains(".segment.tmp failed: "), "{error}");
+    db.flush().expect("there is room again");
+}
+
+/// `write_all` tries again for ever what a signal interrupts, so a storage that
+/// says so each time held a flush up for ever.
+#[test]
+fn an_output_is_not_tried_again_for_ever() {
+    let env = SimEnv::new(22);
+    let options = Options::new().background(Background::Manual).env(env.env());
+    let db = Db::open("/db", options).expect("opens");
+    let c = one(&db, "a");
+    let payload = vec![7; 200 << 10];
+    for i in 0..10_u64 {
+        c.put_with_payload(i, &[i as f32; 4], &payload)
+            .expect("written");
+    }
+    let hits = AtomicU64::new(0);
+    env.inject(Fault::when(OsError::Eintr, move |call| {
+        let hit =
+            call.path.to_string_lossy().ends_with(".segment.tmp") && call.kind == CallKind::Write;
+        assert!(
+            !hit || hits.fetch_add(1, Ordering::Relaxed) < 100,
+            "again and again"
+        );
+        hit
+    }));
+    let error = db
+        .flush()
+        .expect_err("each write is interrupted")
+        .to_string();
+    assert!(error.starts_with("writing /db/"), "{error}");
+    env.clear_faults();
+    db.flush().expect("none is");
+    assert_eq!(c.len().expect("counts"), 10);
+}
+
+/// That a new segment could not be read back for lack of descriptors was an error of
+/// no kind, whose own source was hidden behind another.
+#[test]
+fn a_segment_that_cannot_be_read_back_says_why() {
+    let env = SimEnv::new(23);
+    let db = simulated(&env);
+    one(&db, "a").put("k", &[1.0; 4]).expect("written");
+    env.inject(Fault::when(OsError::Emfile, |call| call.kind == CallKind::Open).once());
+    match db.flush() {
+        Err(Error::Io { doing, source, .. }) => {
+            assert_eq!(doing, "opening");
+            assert_eq!(source.raw_os_error(), Some(OsError::Emfile.code()));
+        }
+        other => panic!("expected Io, got {other:?}"),
+    }
+}
+
+/// A sync of the directory that fails is told to one caller only. The name of a
+/// segment was taken for durable because the sync after it had nothing to complain of.
+#[test]
+fn a_name_is_not_durable_because_a_later_sync_of_the_directory_succeeds() {
+    let env = SimEnv::new(24);
+    let db = simulated(&env);
+    let c = one(&db, "a");
+    c.put_with_payload("k", &[1.0; 4], &[1; 15 << 10])
+        .expect("written");
+    let to_segment = |call: &Call| {
+        let to = call.to.as_ref().and_then(|to| to.extension());
+        to.is_some_and(|e| e == "segment")
+    };
+    let (syncs, in_sync) = std::sync::mpsc::channel();
+    let writer = Arc::new(Mutex::new(None));
+    let (slot, machine) = (Arc::clone(&writer), env.clone());
+    env.before(to_segment, move || {
+        // A writer needs a new log file, whose name cannot be synced: the flush goes
+        // on once that sync has begun, and the sync fails once the rename is done.
+        machine.inject(Fault::when(OsError::Eio, |call| call.kind == CallKind::SyncDir).once());
+        let looking = machine.clone();
+        machine.before(
+            |call| call.kind == CallKind::SyncDir,
+            move || {
+                syncs.send(()).expect("somebody waits");
+                while !looking.log().iter().any(to_segment) {
+                    std::thread::yield_now();
+                }
+            },
+        );
+        let put = move || c.put_with_payload("l", &[2.0; 4], &[2; 15 << 10]);
+        *slot.lock().expect("whole") = Some(std::thread::spawn(put));
+        in_sync.recv().expect("it comes there");
+    });
+    let flushed = db.flush();
+    let refused = writer.lock().expect("whole").take().expect("it ran").join();
+    assert!(matches!(refused, Ok(Err(Error::Io { .. }))), "{refused:?}");
+    assert!(matches!(&flushed, Err(Error::Io { .. })), "{flushed:?}");
+    let holds = |env: &SimEnv| one(&simulated(env), "a").contains("k").expect("reads");
+    for seed in 0..20 {
+        assert!(holds(&env.crash_image(Crash::Random(seed))));
+    }
+    db.flush().expect("a new name is made");
+    assert!(holds(&env.crash_image(Crash::LoseAllUnsynced)));
 }

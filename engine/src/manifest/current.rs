@@ -25,6 +25,7 @@ use esker_wal::LogEnd;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::batch::Reader;
+use crate::dir::Directory;
 use crate::env::Storage;
 use crate::error::{Error, Result};
 use crate::files::FileName;
@@ -130,13 +131,10 @@ impl Current {
     }
 
     /// Puts this one in the place of the live one.
-    pub(crate) fn replace(
-        &self,
-        storage: &dyn Storage,
-        dir: &Path,
-    ) -> std::result::Result<(), ReplaceError> {
-        let temporary = FileName::Temporary.path(dir);
-        let path = FileName::Current.path(dir);
+    pub(crate) fn replace(&self, dir: &Directory) -> std::result::Result<(), ReplaceError> {
+        let storage = dir.storage();
+        let temporary = FileName::Temporary.path(dir.path());
+        let path = FileName::Current.path(dir.path());
         let prepared = (|| {
             match storage.remove(&temporary) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -148,9 +146,10 @@ impl Current {
         })();
         prepared
             .map_err(|error| ReplaceError::Unchanged(Error::io(&temporary, "writing", error)))?;
+        let before = dir.before();
         storage
             .rename(&temporary, &path)
-            .and_then(|()| storage.sync_dir(dir))
+            .and_then(|()| dir.sync(before))
             .map_err(|error| ReplaceError::Unknown(Error::io(&path, "replacing", error)))
     }
 }

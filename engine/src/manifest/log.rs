@@ -16,6 +16,7 @@ use esker_wal::{
 use super::current::{Current, ReplaceError};
 use super::edit::{EDIT_FRAME, Edit};
 use super::state::ManifestState;
+use crate::dir::Directory;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::files::{FileName, discard};
@@ -70,21 +71,16 @@ pub(crate) struct Manifest {
 
 impl Manifest {
     /// Writes a fresh manifest that holds `state` and makes it the live one.
-    pub(crate) fn create(
-        env: &dyn Env,
-        dir: &Path,
-        number: u64,
-        state: ManifestState,
-    ) -> Committed<Self> {
-        let manifest = Self::write_new(env, dir, number, state).map_err(CommitError::Clean)?;
+    pub(crate) fn create(dir: &Directory, number: u64, state: ManifestState) -> Committed<Self> {
+        let manifest = Self::write_new(dir, number, state).map_err(CommitError::Clean)?;
         let current = Current {
             manifest: number,
             file_id: manifest.file_id,
             sealed: None,
         };
-        if let Err(error) = current.replace(env.storage(), dir) {
+        if let Err(error) = current.replace(dir) {
             if matches!(error, ReplaceError::Unchanged(_)) {
-                discard(env.storage(), &FileName::Manifest(number).path(dir));
+                discard(dir.storage(), &FileName::Manifest(number).path(dir.path()));
             }
             return Err(error.into());
         }
@@ -92,17 +88,18 @@ impl Manifest {
     }
 
     /// A durable file that nothing names yet.
-    fn write_new(env: &dyn Env, dir: &Path, number: u64, state: ManifestState) -> Result<Self> {
-        let path = FileName::Manifest(number).path(dir);
+    fn write_new(dir: &Directory, number: u64, state: ManifestState) -> Result<Self> {
+        let path = FileName::Manifest(number).path(dir.path());
         let written = (|| {
-            let file_id = FileId(env.entropy().file_id()?);
+            let file_id = FileId(dir.env().entropy().file_id()?);
             let header = LogHeader {
                 number: LogNumber(number),
                 file_id: file_id.0,
                 kind: LogKind::Manifest,
                 predecessor: None,
             };
-            let file = FileHandle(env.storage().create(&path)?);
+            let before = dir.before();
+            let file = FileHandle(dir.storage().create(&path)?);
             let writer = LogWriter::create(file, &header)?;
             let mut manifest = Self {
                 writer,
@@ -115,11 +112,11 @@ impl Manifest {
             manifest.append(&manifest.state.to_edit())?;
             manifest.sync()?;
             manifest.base_len = manifest.len();
-            env.storage().sync_dir(dir)?;
+            dir.sync(before)?;
             Ok(manifest)
         })();
         written.map_err(|error| {
-            discard(env.storage(), &path);
+            discard(dir.storage(), &path);
             Error::io(&path, "writing", error)
         })
     }
@@ -149,12 +146,11 @@ impl Manifest {
     /// number in case the manifest must be rewritten.
     pub(crate) fn commit(
         &mut self,
-        env: &dyn Env,
-        dir: &Path,
+        dir: &Directory,
         edit: &Edit,
         fresh_number: impl FnOnce() -> u64,
     ) -> Committed<()> {
-        let path = FileName::Manifest(self.number).path(dir);
+        let path = FileName::Manifest(self.number).path(dir.path());
         let mut next = self.state.clone();
         next.apply(edit).map_err(|what| {
             CommitError::Clean(Error::invalid(format!("an edit that does not fit: {what}")))
@@ -163,12 +159,12 @@ impl Manifest {
             || self.writer.end().offset > REWRITE_BYTES.max(2 * self.base_len);
         let attempted = !rewrite && self.append(edit).is_err();
         if rewrite || attempted {
-            let fresh = Self::create(env, dir, fresh_number(), next);
+            let fresh = Self::create(dir, fresh_number(), next);
             *self = fresh.map_err(|error| match error {
                 CommitError::Clean(error) if attempted => CommitError::InDoubt(error),
                 other => other,
             })?;
-            discard(env.storage(), &path);
+            discard(dir.storage(), &path);
             return Ok(());
         }
         self.sync()
@@ -178,14 +174,14 @@ impl Manifest {
     }
 
     /// Marks a clean close in `CURRENT`, after the last edit.
-    pub(crate) fn seal(&self, env: &dyn Env, dir: &Path) -> Committed<()> {
+    pub(crate) fn seal(&self, dir: &Directory) -> Committed<()> {
         let sealed = Some(self.writer.end());
         let current = Current {
             manifest: self.number,
             file_id: self.file_id,
             sealed,
         };
-        Ok(current.replace(env.storage(), dir)?)
+        Ok(current.replace(dir)?)
     }
 
     pub(crate) fn state(&self) -> &ManifestState {

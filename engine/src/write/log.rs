@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use esker_wal::{LogFile, LogHeader, LogKind, LogNumber, LogWriter, SequencedFrame};
 
+use crate::dir::Directory;
 use crate::env::Env;
 use crate::error::Error;
 use crate::files::{FileName, discard};
@@ -66,8 +67,7 @@ const ZERO_CHUNK: usize = 1 << 20;
 
 /// The chain of log files, newest last.
 pub(crate) struct Log {
-    env: Arc<dyn Env>,
-    dir: PathBuf,
+    dir: Arc<Directory>,
     numbers: Arc<FileNumbers>,
     file_bytes: u64,
     inner: Mutex<Inner>,
@@ -110,16 +110,15 @@ impl Log {
     /// Begins a chain with a fresh file whose predecessor is none. The caller
     /// syncs the directory before it names the file.
     pub(crate) fn create(
-        env: Arc<dyn Env>,
-        dir: PathBuf,
+        dir: Arc<Directory>,
         numbers: Arc<FileNumbers>,
         file_bytes: u64,
     ) -> Result<Self, Error> {
         let number = numbers.take();
-        let path = FileName::Log(number).path(&dir);
+        let path = FileName::Log(number).path(dir.path());
         let current = (|| {
-            let file = FileHandle(env.storage().create(&path)?);
-            begin(&*env, file, number, None)
+            let file = FileHandle(dir.storage().create(&path)?);
+            begin(dir.env(), file, number, None)
         })()
         .map_err(|error| Error::io(&path, "creating", error))?;
         let inner = Inner {
@@ -132,7 +131,6 @@ impl Log {
             retained: VecDeque::new(),
         };
         Ok(Self {
-            env,
             dir,
             numbers,
             file_bytes,
@@ -157,7 +155,7 @@ impl Log {
         let number = inner.current.header().number.0;
         inner.current.append(frames).map_err(|error| {
             LogError::Failed(Error::io(
-                &FileName::Log(number).path(&self.dir),
+                &FileName::Log(number).path(self.dir.path()),
                 "writing",
                 error,
             ))
@@ -180,9 +178,9 @@ impl Log {
             None => self.prepare(false).map_err(LogError::Failed)?,
         };
         inner.superseded = true;
-        let path = FileName::Log(next.number).path(&self.dir);
+        let path = FileName::Log(next.number).path(self.dir.path());
         let predecessor = Some((LogNumber(old), end));
-        match begin(&*self.env, next.file, next.number, predecessor) {
+        match begin(self.dir.env(), next.file, next.number, predecessor) {
             Ok(writer) => {
                 inner.retained.push_back((old, end.offset));
                 inner.current = writer;
@@ -192,7 +190,7 @@ impl Log {
                 Ok(())
             }
             Err(error) => {
-                discard(self.env.storage(), &path);
+                discard(self.dir.storage(), &path);
                 Err(LogError::Failed(Error::io(&path, "beginning", error)))
             }
         }
@@ -209,17 +207,18 @@ impl Log {
     /// A file whose name is durable, filled with zeros if that is worth it.
     fn prepare(&self, zeroed: bool) -> Result<Prepared, Error> {
         let number = self.numbers.take();
-        let path = FileName::Log(number).path(&self.dir);
+        let path = FileName::Log(number).path(self.dir.path());
         let prepared = (|| {
-            let file = FileHandle(self.env.storage().create(&path)?);
+            let before = self.dir.before();
+            let file = FileHandle(self.dir.storage().create(&path)?);
             if zeroed {
                 self.fill_with_zeros(&file)?;
             }
-            self.env.storage().sync_dir(&self.dir)?;
+            self.dir.sync(before)?;
             Ok(Prepared { number, file })
         })();
         prepared.map_err(|error: io::Error| {
-            discard(self.env.storage(), &path);
+            discard(self.dir.storage(), &path);
             Error::io(&path, "preparing", error)
         })
     }
@@ -256,8 +255,8 @@ impl Log {
             Ok(late) if late.number <= inner.current.header().number.0 => {
                 drop(inner);
                 discard(
-                    self.env.storage(),
-                    &FileName::Log(late.number).path(&self.dir),
+                    self.dir.storage(),
+                    &FileName::Log(late.number).path(self.dir.path()),
                 );
             }
             Ok(prepared) => inner.prepared = Some(prepared),
@@ -276,7 +275,7 @@ impl Log {
 
     /// Whether zeros would leave the disk room for what matters more.
     fn has_room_for_zeros(&self) -> bool {
-        let free = self.env.storage().available_space(&self.dir);
+        let free = self.dir.storage().available_space(self.dir.path());
         !matches!(free, Ok(Some(free)) if free / 8 < self.file_bytes)
     }
 
@@ -320,7 +319,7 @@ impl Log {
         result.map_err(|error| {
             *failed = true;
             LogError::Unknown(Error::io(
-                &FileName::Log(number).path(&self.dir),
+                &FileName::Log(number).path(self.dir.path()),
                 "syncing",
                 error,
             ))
@@ -362,7 +361,7 @@ impl Log {
     pub(crate) fn abandon(&self) -> Vec<PathBuf> {
         let mut paths = self.release_below(u64::MAX);
         let (current, _) = self.end();
-        paths.push(FileName::Log(current).path(&self.dir));
+        paths.push(FileName::Log(current).path(self.dir.path()));
         paths
     }
 
@@ -373,7 +372,7 @@ impl Log {
         while let Some(&(number, _)) = inner.retained.front()
             && number < first
         {
-            paths.push(FileName::Log(number).path(&self.dir));
+            paths.push(FileName::Log(number).path(self.dir.path()));
             inner.retained.pop_front();
         }
         paths
@@ -495,7 +494,8 @@ mod tests {
         let env = OneBadSync::default();
         let fail = Arc::clone(&env.fail);
         let numbers = Arc::new(FileNumbers::new(1));
-        let log = Log::create(Arc::new(env), dir.path().to_owned(), numbers, 4_096).unwrap();
+        let directory = Arc::new(Directory::new(Arc::new(env), dir.path().to_owned()));
+        let log = Log::create(directory, numbers, 4_096).unwrap();
         let append = |seqno: u64, bytes: &[u8]| {
             let mut buf = FrameBuf::new(1);
             buf.extend_from_slice(bytes);

@@ -1,6 +1,8 @@
 //! Storage calls: their numbers, their log, and what is planned to go wrong.
 //!
-//! Owns [`Call`], [`Fault`] and [`Moment`]. Invariant: calls are numbered from 1
+//! Owns [`Call`], [`Fault`] and [`Moment`], for the simulated machine and for
+//! [`crate::fault::FaultStorage`] alike: what fails and how is said in one way,
+//! and only the consequences differ. Invariant: calls are numbered from 1
 //! in the order in which they come; *effects* (calls that can change the disk or
 //! what is durable) have numbers of their own, so that a sweep over crash points
 //! need not stop at reads. Must not know: the disk.
@@ -125,15 +127,90 @@ pub enum Moment {
     Torn(u64),
 }
 
-pub(super) type Predicate = Box<dyn Fn(&Call) -> bool + Send + Sync>;
+pub(crate) type Predicate = Box<dyn Fn(&Call) -> bool + Send + Sync>;
+
+/// An error as the operating system numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OsError {
+    /// The device failed.
+    Eio,
+    /// The disk is full.
+    Enospc,
+    /// The process has too many files open.
+    Emfile,
+    /// A signal came in between.
+    Eintr,
+}
+
+impl OsError {
+    /// Its number, which is the same on every Unix.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Eio => 5,
+            Self::Enospc => 28,
+            Self::Emfile => 24,
+            Self::Eintr => 4,
+        }
+    }
+}
+
+impl From<OsError> for io::Error {
+    /// Elsewhere than on Unix the numbers mean something else: the kind remains.
+    fn from(error: OsError) -> Self {
+        if cfg!(unix) {
+            return Self::from_raw_os_error(error.code());
+        }
+        match error {
+            OsError::Eio => Self::other("input/output error"),
+            OsError::Enospc => io::ErrorKind::StorageFull.into(),
+            OsError::Emfile => Self::other("too many open files"),
+            OsError::Eintr => io::ErrorKind::Interrupted.into(),
+        }
+    }
+}
+
+/// What a call answers that is made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultError {
+    Kind(io::ErrorKind),
+    Os(OsError),
+}
+
+impl FaultError {
+    pub(crate) fn kind(self) -> io::ErrorKind {
+        io::Error::from(self).kind()
+    }
+}
+
+impl From<io::ErrorKind> for FaultError {
+    fn from(kind: io::ErrorKind) -> Self {
+        Self::Kind(kind)
+    }
+}
+
+impl From<OsError> for FaultError {
+    fn from(error: OsError) -> Self {
+        Self::Os(error)
+    }
+}
+
+impl From<FaultError> for io::Error {
+    fn from(error: FaultError) -> Self {
+        match error {
+            FaultError::Kind(kind) => kind.into(),
+            FaultError::Os(error) => error.into(),
+        }
+    }
+}
 
 /// A planned failure of calls.
 pub struct Fault {
     matches: Predicate,
     skip: u64,
     once: bool,
-    kind: io::ErrorKind,
-    pub(super) effect: FaultEffect,
+    error: FaultError,
+    effect: FaultEffect,
 }
 
 /// What a call that is made to fail has done all the same.
@@ -149,33 +226,39 @@ pub enum FaultEffect {
 }
 
 impl Fault {
-    /// Every call for which `matches` holds fails with `kind`, without effect.
+    /// Every call for which `matches` holds fails with `error`, without effect.
     pub fn when(
-        kind: io::ErrorKind,
+        error: impl Into<FaultError>,
         matches: impl Fn(&Call) -> bool + Send + Sync + 'static,
     ) -> Self {
         Self {
             matches: Box::new(matches),
             skip: 0,
             once: false,
-            kind,
+            error: error.into(),
             effect: FaultEffect::None,
         }
     }
 
     /// The call at this point fails.
     #[must_use]
-    pub fn at(kind: io::ErrorKind, at: At) -> Self {
-        Self::when(kind, move |call| at.is(call)).once()
+    pub fn at(error: impl Into<FaultError>, at: At) -> Self {
+        Self::when(error, move |call| at.is(call)).once()
     }
 
     /// Every call from this point on fails.
     #[must_use]
-    pub fn from(kind: io::ErrorKind, at: At) -> Self {
-        Self::when(kind, move |call| match at {
+    pub fn from(error: impl Into<FaultError>, at: At) -> Self {
+        Self::when(error, move |call| match at {
             At::Call(n) => call.number >= n,
             At::Effect(n) => call.kind.is_effect() && call.effect >= n,
         })
+    }
+
+    /// Calls with these numbers fail.
+    #[must_use]
+    pub fn during(error: impl Into<FaultError>, numbers: std::ops::Range<u64>) -> Self {
+        Self::when(error, move |call| numbers.contains(&call.number))
     }
 
     /// Only the first matching call fails.
@@ -203,7 +286,7 @@ impl Fault {
 impl fmt::Debug for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fault")
-            .field("kind", &self.kind)
+            .field("error", &self.error)
             .field("skip", &self.skip)
             .field("once", &self.once)
             .field("effect", &self.effect)
@@ -212,9 +295,9 @@ impl fmt::Debug for Fault {
 }
 
 /// What is to happen just before a call: see `SimEnv::before`.
-pub(super) struct Hook {
-    pub(super) matches: Predicate,
-    pub(super) act: Box<dyn FnOnce() + Send>,
+pub(crate) struct Hook {
+    pub(crate) matches: Predicate,
+    pub(crate) act: Box<dyn FnOnce() + Send>,
 }
 
 impl fmt::Debug for Hook {
@@ -225,13 +308,13 @@ impl fmt::Debug for Hook {
 
 /// Everything about calls that a machine remembers.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
-    pub(super) number: u64,
-    pub(super) effect: u64,
-    pub(super) stop: Option<(At, Moment)>,
-    pub(super) stopped: bool,
-    pub(super) injected: u64,
-    pub(super) paused: bool,
+pub(crate) struct Calls {
+    pub(crate) number: u64,
+    pub(crate) effect: u64,
+    pub(crate) stop: Option<(At, Moment)>,
+    pub(crate) stopped: bool,
+    pub(crate) injected: u64,
+    pub(crate) paused: bool,
     /// Keeps no log.
     silent: bool,
     faults: Vec<Fault>,
@@ -250,15 +333,15 @@ impl Calls {
         }
     }
 
-    pub(super) fn plan(&mut self, fault: Fault) {
+    pub(crate) fn plan(&mut self, fault: Fault) {
         self.faults.push(fault);
     }
 
-    pub(super) fn hook(&mut self, hook: Hook) {
+    pub(crate) fn hook(&mut self, hook: Hook) {
         self.hooks.push(hook);
     }
 
-    pub(super) fn clear_hooks(&mut self) {
+    pub(crate) fn clear_hooks(&mut self) {
         self.hooks.clear();
     }
 
@@ -272,17 +355,17 @@ impl Calls {
     }
 
     /// The first hook that waits for a call like this; it is taken.
-    pub(super) fn take_hook(&mut self, call: &Call) -> Option<Hook> {
+    pub(crate) fn take_hook(&mut self, call: &Call) -> Option<Hook> {
         let i = self.hooks.iter().position(|hook| (hook.matches)(call))?;
         Some(self.hooks.remove(i))
     }
 
-    pub(super) fn clear_faults(&mut self) {
+    pub(crate) fn clear_faults(&mut self) {
         self.faults.clear();
     }
 
     /// The fault that hits this call, if any.
-    pub(super) fn fault(&mut self, call: &Call) -> Option<(io::ErrorKind, FaultEffect)> {
+    pub(crate) fn fault(&mut self, call: &Call) -> Option<(FaultError, FaultEffect)> {
         if self.paused {
             return None;
         }
@@ -295,14 +378,14 @@ impl Calls {
                 fault.skip -= 1;
                 return true;
             }
-            hit = Some((fault.kind, fault.effect));
+            hit = Some((fault.error, fault.effect));
             !fault.once
         });
         self.injected += u64::from(hit.is_some());
         hit
     }
 
-    pub(super) fn record(&mut self, mut call: Call, outcome: CallOutcome) {
+    pub(crate) fn record(&mut self, mut call: Call, outcome: CallOutcome) {
         call.outcome = Some(outcome);
         if self.log.len() == LOG_LIMIT {
             self.log.pop_front();
@@ -310,7 +393,11 @@ impl Calls {
         self.log.push_back(call);
     }
 
-    pub(super) fn log(&self) -> Vec<Call> {
+    pub(crate) fn forget_log(&mut self) {
+        self.log.clear();
+    }
+
+    pub(crate) fn log(&self) -> Vec<Call> {
         self.log.iter().cloned().collect()
     }
 }

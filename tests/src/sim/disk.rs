@@ -267,6 +267,10 @@ impl Disk {
         }
     }
 
+    pub(super) fn open_files(&self) -> usize {
+        self.open.values().sum()
+    }
+
     pub(super) fn lock(&mut self, path: &Path) -> io::Result<Ino> {
         let ino = match self.lookup(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(path)?,

@@ -206,6 +206,11 @@ impl SimEnv {
         self.world().calls.log()
     }
 
+    /// Empties the log of calls; their numbers go on.
+    pub fn forget_log(&self) {
+        self.world().calls.forget_log();
+    }
+
     /// The log as text, one call a line; reads left out.
     #[must_use]
     pub fn log_text(&self) -> String {
@@ -248,6 +253,12 @@ impl SimEnv {
     #[must_use]
     pub fn injected(&self) -> u64 {
         self.world().calls.injected
+    }
+
+    /// Handles of files that are open now.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        self.world().disk.open_files()
     }
 
     /// Limits the bytes of all files together; growth beyond it fails with
@@ -376,7 +387,7 @@ impl SimEnv {
             return Err(io::Error::other(GONE));
         }
         if let Some((error, effect)) = calls.fault(&call) {
-            calls.record(call, CallOutcome::Injected(error));
+            calls.record(call, CallOutcome::Injected(error.kind()));
             fail_inside(kind, effect, |extent| {
                 let created = act(disk, extent).is_ok() && kind == CallKind::Create;
                 // The file may be there, but nobody has it open.

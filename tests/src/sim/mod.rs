@@ -20,7 +20,8 @@ mod stills;
 #[cfg(test)]
 mod tests;
 
-pub use calls::{At, Call, CallKind, CallOutcome, Fault, FaultEffect, Moment};
+pub use calls::{At, Call, CallKind, CallOutcome, Fault, FaultEffect, FaultError, Moment, OsError};
+pub(crate) use calls::{Calls, Hook};
 pub use env::{Crash, SimEnv, is_machine_gone};
 pub use file::SECTOR;
 pub use stills::{Image, Still};
