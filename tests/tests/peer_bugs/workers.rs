@@ -273,7 +273,8 @@ fn lesson_15_lsm_tree_310_a_writer_that_panics_leaves_no_other_waiting() {
 /// a collection. What it was at is done, not done, or in doubt and then poisoned.
 #[test]
 fn lesson_15_lsm_tree_310_a_host_s_thread_that_panics_leaves_no_half_edit() {
-    let calls: [fn(&Db) -> Result<(), Error>; 4] = [
+    type Call = fn(&Db) -> Result<(), Error>;
+    let calls: [Call; 4] = [
         Db::flush,
         Db::compact,
         |db| {
