@@ -20,7 +20,7 @@ pub type Observed = Option<BTreeMap<String, Vec<u8>>>;
 /// Sectors with unsynced writes, by what was found in them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survivors {
-    /// What was synced last.
+    /// What was synced last, or nothing.
     pub old: u64,
     /// What was written last.
     pub new: u64,
@@ -249,7 +249,11 @@ fn content(file: &FileNode, found: &[u8]) -> Result<Survivors, String> {
             file.len()
         ));
     }
-    let mut survivors = Survivors::default();
+    // A sector beyond the end is as it was before: not there.
+    let mut survivors = Survivors {
+        old: file.pending_from(found.len().div_ceil(SECTOR) as u64),
+        ..Survivors::default()
+    };
     for (number, chunk) in found.chunks(SECTOR).enumerate() {
         let touched = file.touched(number as u64);
         let old = |i: usize| durable.get(number * SECTOR + i).copied().unwrap_or(0);
@@ -275,10 +279,11 @@ fn content(file: &FileNode, found: &[u8]) -> Result<Survivors, String> {
         let mut versions: Vec<_> = file.versions(number as u64).collect();
         let newest = versions.pop();
         let is = |version: &[u8; SECTOR]| *chunk == version[..chunk.len()];
-        let count = if newest.is_some_and(is) {
-            &mut survivors.new
-        } else if (0..chunk.len()).all(|i| chunk[i] == old(i)) {
+        let count = if (0..chunk.len()).all(|i| chunk[i] == old(i)) {
+            // Also a sector of which the file's end left nothing else.
             &mut survivors.old
+        } else if newest.is_some_and(is) {
+            &mut survivors.new
         } else if versions.into_iter().any(is) {
             &mut survivors.between
         } else if (0..chunk.len()).all(|i| !free(i) || chunk[i] == 0) {

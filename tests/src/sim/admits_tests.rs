@@ -213,4 +213,9 @@ fn survivors_are_told_apart() {
         other: 1,
     };
     assert_eq!(seen.unwrap(), one_each);
+    // What the end of a file cut off is as it was: not there.
+    let env = machine();
+    durable(&env, "a", b"").write_at(0, &[2; 1_100]).unwrap();
+    let seen = env.admits(DIR, &observed(&[("a", &[2; 600])])).unwrap();
+    assert_eq!((seen.old, seen.new), (1, 2));
 }

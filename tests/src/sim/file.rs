@@ -82,6 +82,11 @@ impl FileNode {
         Some(&self.pending.get(&sector)?.written)
     }
 
+    /// Unsynced sectors from this one on.
+    pub(super) fn pending_from(&self, sector: u64) -> u64 {
+        self.pending.range(sector..).count() as u64
+    }
+
     /// What a sector held since its last sync, oldest first.
     pub(super) fn versions(&self, sector: u64) -> impl Iterator<Item = &[u8; SECTOR]> {
         let sector = self.pending.get(&sector);

@@ -259,7 +259,7 @@ impl Twin {
         }
         let mut nudge = locked(&inner.nudge);
         if let Some(rng) = &mut *nudge
-            && rng.chance(1, 40)
+            && rng.chance(1, 100)
             && let Ok(dir) = std::fs::File::open(&inner.root)
         {
             let _ = rustix::fs::syncfs(dir);

@@ -38,28 +38,30 @@ pub(crate) fn ops(seed: u64) -> Vec<Op> {
     let mut ops = vec![Op::Open];
     ops.extend((0..COLLECTIONS.len()).map(Op::Create));
     let count = 80 + rng.below(60);
+    // Few syncs leave much to lose, many leave much that must not be lost.
+    let synced = [2, 5, 20][rng.below(3) as usize];
     for _ in 0..count {
         match rng.below(100) {
-            0..=3 => ops.push(Op::Sync),
-            4..=8 => ops.push(Op::Flush),
-            9..=11 => ops.push(Op::Compact),
-            12..=29 => ops.push(Op::Steps(1 + rng.below(4))),
+            0..=2 => ops.push(Op::Sync),
+            3..=6 => ops.push(Op::Flush),
+            7..=9 => ops.push(Op::Compact),
+            10..=29 => ops.push(Op::Steps(1 + rng.below(4))),
             30..=33 => ops.push(Op::Snapshot),
             34..=36 => ops.push(Op::Release),
             37..=40 => ops.extend([Op::Close, Op::Open]),
-            _ => ops.push(write(&mut rng)),
+            _ => ops.push(write(&mut rng, synced)),
         }
     }
     ops
 }
 
-fn write(rng: &mut Rng) -> Op {
+fn write(rng: &mut Rng, synced: u64) -> Op {
     let changes = match rng.below(10) {
         0 => 10 + rng.below(30),
         1 | 2 => 2 + rng.below(8),
         _ => 1,
     };
-    let durability = if rng.chance(1, 2) {
+    let durability = if rng.chance(1, synced) {
         Durability::Sync
     } else {
         Durability::Os
