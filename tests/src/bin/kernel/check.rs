@@ -64,20 +64,34 @@ pub(crate) fn observe(dir: &Path) -> io::Result<Observed> {
 }
 
 /// Whether the simulated machine could leave what was observed, had its power been
-/// cut where the real one's was. Marks must not go back.
+/// cut at one of the calls where the real one's was. Marks must not go back.
 pub(crate) fn legal(
     player: &mut Player,
     tape: &[Call],
     mark: Mark,
     observed: &Observed,
 ) -> Result<Survivors, String> {
-    // A sync that was begun may have done nothing, which allows all that it may
-    // have done; any other call that was begun may have had its effect.
-    let begun = tape
-        .get(mark.done)
-        .filter(|call| mark.inside && !call.is_sync());
-    let machine = player.play(tape, mark.done + usize::from(begun.is_some()));
-    machine.admits(DIR, observed)
+    let (mut at, end) = (mark.done, mark.begun.min(tape.len()));
+    let mut first = None;
+    loop {
+        // What changes something may have done it or not: after it more is legal.
+        // A sync only takes possibilities away: before it more is.
+        at += tape[at..end]
+            .iter()
+            .take_while(|call| !call.is_sync())
+            .count();
+        match player.play(tape, at).admits(DIR, observed) {
+            Ok(survivors) => return Ok(survivors),
+            Err(error) => drop(first.get_or_insert(error)),
+        }
+        at += tape[at..end]
+            .iter()
+            .take_while(|call| call.is_sync())
+            .count();
+        if at == end {
+            return Err(first.unwrap_or_default());
+        }
+    }
 }
 
 /// Opens a database and compares it with its model.

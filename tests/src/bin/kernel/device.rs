@@ -45,10 +45,10 @@ impl Progress {
     }
 
     pub(crate) fn mark(&self) -> Mark {
-        let now = self.0.load(Ordering::SeqCst);
+        let now = self.0.load(Ordering::SeqCst) as usize;
         Mark {
-            done: (now / 2) as usize,
-            inside: now % 2 == 1,
+            done: now / 2,
+            begun: now.div_ceil(2),
         }
     }
 

@@ -137,6 +137,12 @@ pub(crate) fn no_devices() -> Option<String> {
     (!runs("losetup")).then(|| "no losetup".to_owned())
 }
 
+/// Whether a process may have mounts of its own.
+pub(crate) fn encloses() -> bool {
+    let words = ["--mount", "--propagation", "private", "true"];
+    output("unshare", &words).is_ok()
+}
+
 /// Why no process can be killed at its calls here.
 pub(crate) fn no_strace() -> Option<String> {
     if !runs("strace") {
@@ -173,6 +179,17 @@ pub(crate) fn output(command: &str, words: &[&str]) -> Result<String, String> {
         done.status,
         complaint.trim()
     ))
+}
+
+/// A directory in memory if there is one: for files whose syncs need not be waited for.
+pub(crate) fn in_memory() -> Result<tempfile::TempDir, String> {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    made.map_err(|error| error.to_string())
 }
 
 /// A path of ours, which is always UTF-8.

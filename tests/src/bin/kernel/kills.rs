@@ -170,19 +170,8 @@ fn kill_at(
         findings.kills_in_recovery += u64::from(killed);
     }
     let ops = ops(seed);
-    let mut oracle = oracle(&ops, said as usize, true);
+    let mut oracle = oracle(&ops, said as usize, said as usize + 1);
     recovered(&dir, options(seed), &mut oracle, Loss::Process, findings)
-}
-
-/// A directory in memory if there is one: syncs are not what is tested here.
-pub(crate) fn scratch() -> Result<tempfile::TempDir, String> {
-    let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() {
-        tempfile::tempdir_in(memory)
-    } else {
-        tempfile::tempdir()
-    };
-    made.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

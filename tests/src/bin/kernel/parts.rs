@@ -18,8 +18,7 @@ use crate::kills;
 pub(crate) fn run_enclosed(arguments: &Arguments) -> ExitCode {
     let scratch = tempfile::tempdir().expect("a temporary directory");
     std::fs::create_dir(scratch.path().join(host::LOOPS)).expect("a directory");
-    let devices = host::no_devices().is_none();
-    if !devices || !host::runs("unshare") {
+    if host::no_devices().is_some() || !host::encloses() {
         return run(arguments, scratch.path());
     }
     let status = Command::new("unshare")
@@ -58,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments, scratch: &Path) -> ExitCode {
     if arguments.kills > 0 {
         match host::no_strace() {
             Some(reason) => skip(&mut findings, format!("kills: {reason}")),
-            None => match kills::scratch() {
+            None => match host::in_memory() {
                 Ok(dir) => kills::kills(arguments.seed, arguments.kills, dir.path(), &mut findings),
                 Err(error) => findings.violation("kills", &error),
             },
@@ -119,13 +118,7 @@ fn on_devices(arguments: &Arguments, scratch: &Path, findings: &mut Findings) {
             each + if i == 0 { n % kinds.len() as u64 } else { 0 }
         };
         images(&bench, arguments.seed, share(arguments.images), findings);
-        cuts(
-            &bench,
-            arguments.seed,
-            share(arguments.cuts),
-            scratch,
-            findings,
-        );
+        cuts(&bench, arguments.seed, share(arguments.cuts), findings);
     }
 }
 

@@ -64,20 +64,13 @@ fn spans(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, std::ops:
     })
 }
 
-/// How far the database's calls had come when something reached the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far the database's calls had come when something happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Calls that had returned.
     pub(crate) done: usize,
-    /// Whether another one had begun.
-    pub(crate) inside: bool,
-}
-
-impl Mark {
     /// Calls that had begun.
-    pub(crate) fn begun(self) -> usize {
-        self.done + usize::from(self.inside)
-    }
+    pub(crate) begun: usize,
 }
 
 /// What reached the disk.

@@ -221,8 +221,11 @@ impl Twin {
         inner.progress.begin();
         let result = real();
         if result.is_err() && self.after_error() {
-            // It was begun, and perhaps had a part of its effect.
-            locked(&inner.tape).push(call);
+            // It was begun, and perhaps had a part of its effect; unless it failed
+            // because there was nothing to do.
+            if sim().is_ok() {
+                locked(&inner.tape).push(call);
+            }
         } else {
             let text = format!("{call:?}");
             if result.is_ok() {

@@ -187,11 +187,10 @@ impl Session {
     }
 }
 
-/// The model after `acknowledged` operations, and one more in flight or not.
-pub(crate) fn oracle(ops: &[Op], acknowledged: usize, in_flight: bool) -> Oracle {
+/// The model when so many operations were acknowledged and so many had begun.
+pub(crate) fn oracle(ops: &[Op], acknowledged: usize, begun: usize) -> Oracle {
     let mut oracle = Oracle::new();
-    let begun = ops.len().min(acknowledged + usize::from(in_flight));
-    for (i, op) in ops[..begun].iter().enumerate() {
+    for (i, op) in ops.iter().take(begun.max(acknowledged)).enumerate() {
         let outcome = if i < acknowledged {
             Outcome::Acked
         } else {
