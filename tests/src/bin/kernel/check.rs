@@ -12,7 +12,7 @@ use esker_tests::oracle::{Loss, Oracle, Queries};
 use esker_tests::sim::{Observed, Survivors};
 
 use crate::store::Mark;
-use crate::twin::{Call, Player};
+use crate::tape::{Call, Player};
 
 /// The database's directory on both machines.
 pub(crate) const DIR: &str = "/db";

@@ -15,7 +15,8 @@ use crate::check::{DIR, Findings, legal, observe, recovered};
 use crate::device::{Device, Mounted, Progress};
 use crate::host::{self, Kind};
 use crate::store::{Event, Mark, Pages, image};
-use crate::twin::{Call, Player, Trap, Twin};
+use crate::tape::{Call, Player};
+use crate::twin::{Trap, Twin};
 use crate::work::{Op, Session, ops, options, oracle};
 
 /// Images that are drawn from one run of a workload.

@@ -35,6 +35,8 @@ mod parts;
 #[cfg(target_os = "linux")]
 mod store;
 #[cfg(target_os = "linux")]
+mod tape;
+#[cfg(target_os = "linux")]
 mod twin;
 #[cfg(target_os = "linux")]
 mod work;

@@ -172,3 +172,63 @@ pub(crate) fn image(base: &Pages, log: &[Event], cut: usize, rng: &mut Rng) -> (
     );
     (pages, report)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, Mark, Pages, Store, image};
+    use esker_tests::rng::Rng;
+
+    #[test]
+    fn a_disk_reads_back_what_was_written() {
+        let mut pages = Pages::default();
+        pages.write(4_000, &[7; 5_000]);
+        pages.write(4_096, &[0; 4_096]);
+        let mut found = [1; 10_000];
+        pages.read(0, &mut found);
+        let expected = |i| matches!(i, 4_000..4_096 | 8_192..9_000);
+        assert!((0..10_000).all(|i| found[i] == if expected(i) { 7 } else { 0 }));
+        assert_eq!(pages.0.len(), 2, "a page of zeroes takes no room");
+    }
+
+    /// Four writes of a sector each: two, a flush, then two.
+    fn log() -> Vec<Event> {
+        let mut store = Store {
+            log: Some(Vec::new()),
+            ..Store::default()
+        };
+        for sector in 16..20 {
+            store.write(sector * 512, &[1; 512], Mark::default());
+            if sector == 17 {
+                store.flush();
+            }
+        }
+        store.log.unwrap()
+    }
+
+    #[test]
+    fn an_image_keeps_what_was_flushed_and_any_of_the_rest() {
+        let (log, mut rng) = (log(), Rng::new(1));
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let (pages, _) = image(&Pages::default(), &log, 5, &mut rng);
+            seen.insert([16, 17, 18, 19].map(|sector| {
+                let mut found = [0; 512];
+                pages.read(sector * 512, &mut found);
+                found[0]
+            }));
+        }
+        let expected = [[1, 1, 0, 0], [1, 1, 0, 1], [1, 1, 1, 0], [1, 1, 1, 1]];
+        assert!(seen.into_iter().eq(expected));
+    }
+
+    #[test]
+    fn an_image_holds_nothing_from_after_the_cut() {
+        let (log, mut rng) = (log(), Rng::new(1));
+        for _ in 0..50 {
+            let (pages, _) = image(&Pages::default(), &log, 1, &mut rng);
+            let mut found = [0; 1_536];
+            pages.read(17 * 512, &mut found);
+            assert_eq!(found, [0; 1_536]);
+        }
+    }
+}

@@ -1,11 +1,10 @@
 //! Two machines that are asked the same: the kernel's files, and the simulated ones.
 //!
-//! Owns the `Env` that the database gets, the tape of its calls, and playing a tape
-//! back. Invariants: a call is on the tape once it has returned, in its turn; both
-//! machines give the same answers, or the run stops; after a cut no call reaches
-//! either. Must not know: what the calls are for.
+//! Owns the `Env` that the database gets, and the recording of its calls. Invariants:
+//! a call is on the tape once it has returned, in its turn; an answer in which the
+//! machines differ fails the run; after a cut no call reaches either. Must not know:
+//! what the calls are for.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,72 +17,7 @@ use esker_tests::sim::SimEnv;
 use rustix::fs::Advice;
 
 use crate::device::Progress;
-
-/// One call that both machines were asked for. Files have numbers, in the order
-/// in which they were opened.
-#[derive(Clone, Debug)]
-pub(crate) enum Call {
-    Create(PathBuf, usize),
-    Open(PathBuf, usize),
-    Write {
-        file: usize,
-        offset: u64,
-        bytes: Arc<[u8]>,
-    },
-    Sync(usize),
-    Rename(PathBuf, PathBuf),
-    Remove(PathBuf),
-    CreateDir(PathBuf),
-    SyncDir(PathBuf),
-    Lock(PathBuf),
-}
-
-impl Call {
-    /// Whether it only takes possibilities away.
-    pub(crate) fn is_sync(&self) -> bool {
-        matches!(self, Self::Sync(_) | Self::SyncDir(_))
-    }
-}
-
-/// A tape that is played on a machine of its own, forwards only.
-#[derive(Default)]
-pub(crate) struct Player {
-    machine: Option<SimEnv>,
-    files: HashMap<usize, Arc<dyn StorageFile>>,
-    at: usize,
-}
-
-impl Player {
-    /// The machine after the first `to` calls.
-    pub(crate) fn play(&mut self, tape: &[Call], to: usize) -> &SimEnv {
-        assert!(self.at <= to, "a tape is not rewound");
-        let machine = self.machine.get_or_insert_with(|| SimEnv::new(0));
-        for call in &tape[self.at..to] {
-            let result = match call {
-                Call::Create(path, n) => {
-                    machine.create(path).map(|f| drop(self.files.insert(*n, f)))
-                }
-                Call::Open(path, n) => machine.open(path).map(|f| drop(self.files.insert(*n, f))),
-                Call::Write {
-                    file,
-                    offset,
-                    bytes,
-                } => self.files[file].write_at(*offset, bytes),
-                Call::Sync(file) => self.files[file].sync_data(),
-                Call::Rename(from, to) => machine.rename(from, to),
-                Call::Remove(path) => machine.remove(path),
-                Call::CreateDir(path) => machine.create_dir(path),
-                Call::SyncDir(path) => machine.sync_dir(path),
-                Call::Lock(path) => machine.lock(path).map(drop),
-            };
-            if let Err(error) = result {
-                panic!("the simulated machine refused {call:?}: {error}");
-            }
-        }
-        self.at = to;
-        machine
-    }
-}
+use crate::tape::Call;
 
 /// What happens to the machine at a certain call.
 pub(crate) enum Trap {
