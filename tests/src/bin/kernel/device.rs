@@ -10,13 +10,15 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyWrite, Request, WriteFlags,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
+    OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
+    WriteFlags,
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -153,6 +155,52 @@ impl Filesystem for OneFile {
     }
 }
 
+/// The mounted file system with the one file, until it is dropped.
+struct Server {
+    dir: PathBuf,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves on a thread whose open files are its own. The other threads wait for
+    /// the device where no signal reaches them; if the process is killed then, this
+    /// thread ends, with it the connection, and the wait.
+    fn start(files: OneFile, dir: PathBuf) -> Result<Self, String> {
+        let (fail, failed) = channel();
+        let place = dir.clone();
+        let thread = std::thread::spawn(move || {
+            let served = host::own_files()
+                .and_then(|()| fuser::mount(files, &place, &fuser::Config::default()));
+            if let Err(error) = served {
+                let _ = fail.send(error);
+            }
+        });
+        let server = Self {
+            dir,
+            thread: Some(thread),
+        };
+        for _ in 0..1_000 {
+            if server.dir.join(NAME).exists() {
+                return Ok(server);
+            }
+            if let Ok(error) = failed.recv_timeout(Duration::from_millis(5)) {
+                return Err(format!("FUSE cannot be mounted: {error}"));
+            }
+        }
+        Err("FUSE does not come up".to_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails if it never came up, or went down by itself.
+        let _ = unmount(&self.dir, UnmountFlags::DETACH);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// A loop device, until it is dropped.
 struct Loop {
     path: PathBuf,
@@ -224,7 +272,7 @@ impl Drop for Mounted {
 /// The device. Dropped from top to bottom.
 pub(crate) struct Device {
     lo: Loop,
-    _session: BackgroundSession,
+    _server: Server,
     store: Arc<Mutex<Store>>,
     pub(crate) progress: Progress,
     mount_point: PathBuf,
@@ -245,11 +293,10 @@ impl Device {
         for dir in [&below, &mount_point] {
             std::fs::create_dir(dir).map_err(|error| error.to_string())?;
         }
-        let session = fuser::spawn_mount(file_system, &below, &fuser::Config::default())
-            .map_err(|error| format!("FUSE cannot be mounted: {error}"))?;
+        let server = Server::start(file_system, below.clone())?;
         Ok(Self {
             lo: Loop::attach(&below.join(NAME), scratch)?,
-            _session: session,
+            _server: server,
             store,
             progress,
             mount_point,

@@ -216,6 +216,17 @@ pub(crate) fn shut_down(dir: &std::fs::File) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the calling thread a table of open files of its own.
+pub(crate) fn own_files() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "no safe wrapper of this request exists")]
+    // SAFETY: the thread that asks for it hands no file to another one, nor takes
+    // one that another opens later.
+    unsafe {
+        rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES)?;
+    }
+    Ok(())
+}
+
 /// Forgets what the kernel remembers of a block device that nobody uses.
 pub(crate) fn drop_cache(device: &Path) -> io::Result<()> {
     let device = std::fs::File::open(device)?;
