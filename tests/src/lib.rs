@@ -9,7 +9,8 @@
 //! [`campaign`] recovers everything that crashes in such lists may leave; `schedules`,
 //! under `cfg(shuttle)`, runs the engine's tasks in seeded turns; [`load`] makes rows
 //! by the thousand and measures recall; [`forge`] puts checksums right after bytes
-//! were changed; `tmpfs` mounts a disk that can be filled.
+//! were changed; [`child`] listens to a process that will be killed; `tmpfs` mounts a
+//! disk that can be filled.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -40,6 +41,8 @@ pub mod load;
 pub mod campaign;
 
 pub mod forge;
+
+pub mod child;
 
 #[cfg(target_os = "linux")]
 pub mod tmpfs;
