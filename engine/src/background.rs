@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use esker_segment::Executor;
+use esker_wal::mutants::planted;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -133,7 +134,9 @@ impl Core {
             .sync_due()
             .is_some_and(|due| due <= self.env.clock().now())
         {
-            self.sync_log()?;
+            if !planted("log.periodic_sync") {
+                self.sync_log()?;
+            }
             return Ok(true);
         }
         self.waiters.settle(self);

@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use esker_segment::{CollectionId, Metric, SeqNo};
 use esker_wal::GroupCommit;
+use esker_wal::mutants::planted;
 use parking_lot::{Mutex, RwLock};
 
 use crate::background::Signals;
@@ -169,7 +170,7 @@ impl Core {
                 }
                 Ok(())
             }
-            Err(CommitError::Unknown(error)) => {
+            Err(CommitError::Unknown(error)) if !planted("commit.poison") => {
                 Err(CommitError::Unknown(self.poison(error.to_string())))
             }
             Err(other) => Err(other),

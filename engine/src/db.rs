@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use esker_segment::{CollectionId, SeqNo};
+use esker_wal::mutants::planted;
 use parking_lot::Mutex;
 
 use crate::background::Threads;
@@ -98,7 +99,9 @@ impl Core {
                 cause: cause.clone(),
             });
         }
-        self.sync_log()?;
+        if !planted("close.sync_log") {
+            self.sync_log()?;
+        }
         let mut manifest = self.manifest.lock();
         let (log, end) = self.log.end();
         let seal = Seal {

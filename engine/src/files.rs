@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use esker_wal::mutants::planted;
+
 use crate::env::{Storage, StorageFile};
 use crate::error::{Error, Result};
 
@@ -146,14 +148,18 @@ pub(crate) fn publish_file<T>(
         output
             .spill()
             .map_err(|error| Error::io(&temporary, "writing", error))?;
-        file.sync_data()
-            .map_err(|error| Error::io(&temporary, "syncing", error))?;
+        if !planted("output.sync") {
+            file.sync_data()
+                .map_err(|error| Error::io(&temporary, "syncing", error))?;
+        }
         storage
             .rename(&temporary, &path)
             .map_err(|error| Error::io(&path, "renaming", error))?;
-        storage
-            .sync_dir(dir)
-            .map_err(|error| Error::io(dir, "syncing", error))?;
+        if !planted("output.dir_sync") {
+            storage
+                .sync_dir(dir)
+                .map_err(|error| Error::io(dir, "syncing", error))?;
+        }
         Ok(value)
     })();
     if result.is_err() {

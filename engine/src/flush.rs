@@ -14,13 +14,14 @@ use std::sync::atomic::Ordering;
 
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{CollectionId, Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
+use esker_wal::mutants::planted;
 
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::Field;
 use crate::memtable::{Entry, Memtable};
-use crate::view::{LiveSegment, SegmentFile, Version};
+use crate::view::{CollectionView, LiveSegment, ReadView, SegmentFile, Version};
 
 /// Keys resolved between looks at the index.
 const CHUNK: usize = 1024;
@@ -72,7 +73,8 @@ impl Core {
                 !c.frozen.is_empty() && self.info(**id).is_some_and(|i| i.damaged.lock().is_none())
             })
             .min_by_key(|(_, c)| c.frozen.first().map(|m| m.first_log()))?;
-        let memtable = Arc::clone(collection.frozen.first()?);
+        let newest = planted("flush.oldest_first").then(|| collection.frozen.last());
+        let memtable = Arc::clone(newest.unwrap_or(collection.frozen.first())?);
         Some((self.info(*id)?, memtable, Arc::clone(&collection.version)))
     }
 
@@ -169,37 +171,54 @@ impl Core {
             .version
             .segments
             .iter()
-            .filter(|s| !known.contains(&s.id()))
+            .filter(|s| !known.contains(&s.id()) && !planted("flush.resolve_again"))
         {
             resolve(contents, segment, &mut superseded)?;
         }
-        self.sync_log()?;
+        if !planted("flush.sync_log_first") {
+            self.sync_log()?;
+        }
+        if planted("flush.mark_superseded") {
+            superseded.clear();
+        }
         let changed = changed_deletions(&collection.version, &superseded);
         let first_log = self.first_log_without(Some(memtable));
+        if planted("flush.log_until_edit") {
+            self.release_logs(first_log);
+            self.garbage.collect(self.storage());
+        }
+        let drop_memtable = |collection: &mut CollectionView| {
+            let frozen = &mut collection.frozen;
+            frozen.retain(|m| !std::ptr::eq(Arc::as_ptr(m), memtable));
+        };
+        if planted("flush.memtable_until_edit") {
+            let all = |view: &mut ReadView| view.collections.get_mut(&id).map(drop_memtable);
+            self.published.update(all);
+        }
+        let flushed = match planted("flush.flushed_seqno") {
+            true => SeqNo(self.group.next_seqno().saturating_sub(1)),
+            false => memtable.last_seqno(),
+        };
         let change = VersionChange {
             collection: id,
             removed: &[],
             added: output,
             deletions: changed,
-            fields: vec![
-                Field::Flushed(id, memtable.last_seqno()),
-                Field::FirstLog(first_log),
-            ],
+            fields: vec![Field::Flushed(id, flushed), Field::FirstLog(first_log)],
         };
-        self.commit_version(&mut manifest, change, |collection| {
-            collection
-                .frozen
-                .retain(|m| !std::ptr::eq(Arc::as_ptr(m), memtable));
-        })?;
+        self.commit_version(&mut manifest, change, drop_memtable)?;
         drop(manifest);
         memtable.charge().release_to_pins();
-        self.log
-            .release_below(first_log)
-            .into_iter()
-            .for_each(|path| self.garbage.add(path));
+        self.release_logs(first_log);
         self.counters.flushed();
         self.signals.compact.notify();
         Ok(())
+    }
+
+    /// Makes log files older than `first` garbage.
+    fn release_logs(&self, first: u64) {
+        let released = self.log.release_below(first);
+        released.into_iter().for_each(|path| self.garbage.add(path));
     }
 
     /// The oldest log file that any memtable but `without` needs.
@@ -212,6 +231,7 @@ impl Core {
             .values()
             .flat_map(|c| c.memtables())
             .filter(|m| !without.is_some_and(|w| std::ptr::eq(Arc::as_ptr(m), w)))
+            .filter(|_| !planted("flush.log_of_others"))
             .map(|m| m.first_log())
             .fold(current, u64::min)
     }

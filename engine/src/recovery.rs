@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 use esker_segment::SeqNo;
 use esker_wal::GroupCommit;
+use esker_wal::mutants::planted;
 use parking_lot::{Mutex, RwLock};
 
 use crate::background::Signals;
@@ -142,7 +143,9 @@ impl Opening {
         let log = self.new_log(&numbers)?;
         let mut state = state;
         self.replay(&chain, &mut state, &log)?;
-        log.sync().map_err(LogError::into_error)?;
+        if !planted("open.sync_tail") {
+            log.sync().map_err(LogError::into_error)?;
+        }
         self.finish(numbers, log, state, lock)
     }
 
@@ -160,6 +163,9 @@ impl Opening {
                  if it is not the database's",
                 self.dir.display()
             )));
+        }
+        if planted("open.numbers_above_files") {
+            return Ok(Arc::new(FileNumbers::new(next)));
         }
         Ok(Arc::new(FileNumbers::new(next.max(highest + 1))))
     }
@@ -222,9 +228,12 @@ impl Opening {
         state.seal = None;
         self.report.last_seqno = state.last_seqno;
         let last = state.last_seqno;
+        if planted("open.sweep_after_manifest") {
+            self.sweep(&state, manifest_number)?;
+        }
         let manifest = Manifest::create(&*env, &self.dir, manifest_number, state)
             .map_err(CommitError::into_error)?;
-        self.report.removed_files = self.sweep(&manifest)?;
+        self.report.removed_files = self.sweep(manifest.state(), manifest.number())?;
         static OPENED: AtomicU64 = AtomicU64::new(0);
         Ok(Core {
             identity: OPENED.fetch_add(1, Ordering::Relaxed),
@@ -254,21 +263,21 @@ impl Opening {
             full_merges: AtomicUsize::new(0),
             scratches: ScratchPool::default(),
             builds: Builds::default(),
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(Some(lock).filter(|_| !planted("open.lock"))),
             options: self.options,
         })
     }
 
     /// Removes this engine's files that nothing names; foreign files stay.
-    fn sweep(&self, manifest: &Manifest) -> Result<usize> {
-        let state = manifest.state();
+    fn sweep(&self, state: &ManifestState, manifest: u64) -> Result<usize> {
         let deletions = state.deletion_files();
         let mut removed = 0;
         for (name, file) in directory::own_files(self.storage(), &self.dir)? {
             let needed = match file {
                 FileName::Current | FileName::Lock => true,
-                FileName::Manifest(number) => number == manifest.number(),
+                FileName::Manifest(number) => number == manifest,
                 FileName::Log(number) => number >= state.first_log,
+                FileName::Segment(_) if planted("open.sweep_unnamed_only") => false,
                 FileName::Segment(number) => state.segments().any(|(_, s)| s.meta.id.0 == number),
                 FileName::Deletions(number) => deletions.contains(&number),
                 FileName::Temporary => false,

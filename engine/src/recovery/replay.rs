@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use esker_segment::SeqNo;
 use esker_segment::distance::validate_vector;
+use esker_wal::mutants::planted;
 use esker_wal::{
     Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, ReplayEnd, ReplayError,
     SequencedFrame, read_header,
@@ -56,7 +57,7 @@ pub(super) fn find_chain(
         let file = FileHandle(file);
         let in_wal = |error| Error::in_wal(&path, error);
         if let HeaderState::Valid(header) = read_header(&file, LogKind::Writes).map_err(in_wal)? {
-            if header.number.0 != number {
+            if header.number.0 != number && !planted("open.log_number") {
                 return Err(Error::corruption(
                     &path,
                     0,
@@ -70,6 +71,9 @@ pub(super) fn find_chain(
     let mut next = Some(state.first_log);
     while let Some(number) = next {
         let Some((path, file, header)) = logs.remove(&number) else {
+            if planted("open.log_missing") {
+                break;
+            }
             let path = FileName::Log(number).path(dir);
             return Err(Error::corruption(
                 &path,
@@ -88,7 +92,10 @@ pub(super) fn find_chain(
             .iter()
             .rev()
             .find_map(|(&n, (_, _, h))| linked(h).map(|end| (n, end)));
-        let expect = successor.map_or(Expect::Newest, |(_, end)| Expect::Ends(end));
+        let end = successor
+            .map(|(_, end)| end)
+            .filter(|_| !planted("open.log_end"));
+        let expect = end.map_or(Expect::Newest, Expect::Ends);
         chain.push(ChainedLog {
             path,
             file,
@@ -115,6 +122,9 @@ fn seal_chain(dir: &Path, state: &ManifestState, chain: &mut [ChainedLog]) -> Re
             0,
             "the log that was newest at the close is missing",
         ));
+    }
+    if planted("open.sealed_log_end") {
+        return Ok(());
     }
     newest.expect = Expect::Ends(LogEnd {
         offset: seal.end,
@@ -169,7 +179,9 @@ impl Opening {
         let Some(last) = last.filter(|&last| last < u64::MAX) else {
             return Err(damaged("a SeqNo beyond the last there is"));
         };
-        state.last_seqno = state.last_seqno.max(SeqNo(last));
+        if !planted("replay.last_seqno") {
+            state.last_seqno = state.last_seqno.max(SeqNo(last));
+        }
         self.report.batches += 1;
         // Looked at whole before any of it is kept.
         let mut ops = 0_u32;
@@ -190,7 +202,10 @@ impl Opening {
         if !needed {
             return Ok(());
         }
-        let number = relog(frame, log)?;
+        let number = match planted("replay.relog") {
+            true => log.oldest(),
+            false => relog(frame, log)?,
+        };
         decode(frame.payload, |index, operation| {
             if needs(state, frame, index, &operation).map_err(damaged)? {
                 let seqno = SeqNo(frame.first_seqno + u64::from(index));
@@ -211,7 +226,9 @@ impl Opening {
         log: u64,
     ) -> Option<()> {
         let memtable = &self.view.collections.get(&operation.collection())?.active;
-        memtable.note_log(log);
+        if !planted("replay.note_log") {
+            memtable.note_log(log);
+        }
         self.report.operations += 1;
         match operation {
             Operation::Put {
@@ -266,7 +283,8 @@ fn needs(
     {
         return Err("a vector of another dimension than its collection");
     }
-    Ok(frame.first_seqno + u64::from(index) > collection.flushed.0)
+    let flushed = frame.first_seqno + u64::from(index) <= collection.flushed.0;
+    Ok(!flushed || planted("replay.skip_flushed"))
 }
 
 /// Whether a writer would have let the vector in. The log's CRCs say that it is what

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use esker_segment::{CollectionId, SeqNo};
+use esker_wal::mutants::planted;
 use esker_wal::{CommitSink, FrameBuf, Sequenced, SequencedFrame};
 use parking_lot::Mutex;
 
@@ -85,7 +86,9 @@ impl CommitSink for Core {
                     return Ok(());
                 };
                 let memtable = &collection.active;
-                memtable.note_log(log);
+                if !planted("apply.note_log") {
+                    memtable.note_log(log);
+                }
                 if touched.last() != Some(&id) {
                     touched.push(id);
                 }
@@ -138,6 +141,7 @@ impl Core {
     fn log_failed(&self, error: LogError) -> Error {
         match error {
             LogError::Failed(error) => error,
+            LogError::Unknown(error) if planted("log.poison") => error,
             LogError::Unknown(error) => self.poison(error.to_string()),
         }
     }
