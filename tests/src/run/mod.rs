@@ -6,11 +6,13 @@
 //! crash, a recovery, a verification and a clean close. Must not know: what
 //! chose the operations.
 
+pub mod draw;
 mod inside;
 mod machine;
 mod ops;
 mod steps;
 mod summary;
+pub mod sweep;
 
 pub use machine::run;
 pub use ops::{
