@@ -4,7 +4,7 @@
 //! [`sim`] is a machine that can be stopped at any storage call and forgets what
 //! was not synced; [`oracle`] knows which states are legal afterwards; [`run`]
 //! drives a database, a machine and an oracle through a list of operations; [`load`]
-//! makes rows by the thousand and measures recall.
+//! makes rows by the thousand and measures recall; [`mutants`] plants bugs and hunts them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,3 +24,5 @@ pub mod oracle;
 pub mod run;
 
 pub mod load;
+
+pub mod mutants;

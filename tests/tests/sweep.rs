@@ -10,12 +10,9 @@
 )]
 
 use std::convert::Infallible;
-use std::io;
 
-use esker::{Background, CollectionOptions, Db, Metric, Options};
 use esker_tests::run::run;
 use esker_tests::run::sweep::Sweep;
-use esker_tests::sim::{Call, CallKind, Crash, Fault, SimEnv};
 
 /// Runs the sweep, which must have more cases than that.
 fn sweep(sweep: Sweep, more_than: u64) {
@@ -58,41 +55,4 @@ fn a_power_cut_soon_after_a_failure_of_any_call_loses_nothing_that_was_durable()
 #[test]
 fn a_failure_of_any_read_is_an_error_that_spoils_nothing() {
     sweep(Sweep::Read, 20 * 2);
-}
-
-/// A log file's header may have reached the disk although its sync failed, and its
-/// removal may not have: it would end its predecessor where it was begun, so
-/// nothing may be appended there any more. Too rare a meeting for the sweeps.
-#[test]
-fn a_log_file_that_failed_to_begin_takes_no_later_write_with_it() {
-    let options = |env: &SimEnv| {
-        Options::new()
-            .background(Background::Manual)
-            .log_file_bytes(4 << 10)
-            .env(env.env())
-    };
-    let env = SimEnv::new(1);
-    let db = Db::open("/db", options(&env)).unwrap();
-    let rows = db
-        .create_collection("rows", CollectionOptions::new(1, Metric::L2))
-        .unwrap();
-    rows.put_with_payload("fills", &[1.0], &[1; 3000]).unwrap();
-    let first = env.log().into_iter().rfind(|c| c.kind == CallKind::Write);
-    let first = first.unwrap().path;
-    let next_log = move |call: &Call| {
-        let log = call.path.extension().is_some_and(|e| e == "log");
-        call.kind == CallKind::Sync && log && call.path != first
-    };
-    env.inject(Fault::when(io::ErrorKind::Other, next_log).once());
-    assert!(rows.put_with_payload("large", &[1.0], &[1; 2000]).is_err());
-    rows.put("small", &[2.0]).unwrap();
-    env.stop();
-    drop((rows, db));
-    for seed in 0..200 {
-        let env = env.crash_image(Crash::Random(seed));
-        let db = Db::open("/db", options(&env)).unwrap();
-        let rows = db.collection("rows").unwrap();
-        let there = rows.contains("fills").unwrap() && rows.contains("small").unwrap();
-        assert!(there, "{:#?}", env.image_report());
-    }
 }

@@ -243,3 +243,21 @@ pub fn graph_case() -> impl Strategy<Value = Case> {
         ops,
     })
 }
+
+/// Cases of little else than interleavings.
+pub fn crossed_case() -> impl Strategy<Value = Case> {
+    let op = prop_oneof![
+        4 => write().prop_map(Op::Write),
+        3 => crossing().prop_map(Op::Cross),
+        2 => vec(write(), 1..3).prop_map(Op::Entangle),
+        1 => Just(Op::Snapshot),
+        1 => Just(Op::Flush),
+        1 => crash().prop_map(Op::Crash),
+    ];
+    (any::<u64>(), vec(settings(), 1..3), vec(op, 1..30)).prop_map(|(seed, settings, ops)| Case {
+        seed,
+        settings,
+        birth: Vec::new(),
+        ops,
+    })
+}
