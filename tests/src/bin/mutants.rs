@@ -13,14 +13,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use esker_tests::mutants::{MUTANTS, Mutant, child, hunt_some, is_mutant_build, table};
+use esker_tests::mutants::{CONTROL, MUTANTS, Mutant, child, hunt_some, is_mutant_build, table};
 
 const HOW: &str = "this build cannot leave steps out; build it with\n  RUSTFLAGS=\"--cfg \
                    esker_mutants\" cargo run --release -p esker-tests --target-dir \
                    target-mutants --bin mutants";
 
 fn named(name: &str) -> Mutant {
-    let found = MUTANTS.iter().find(|mutant| mutant.name == name);
+    let all = MUTANTS.iter().chain([&CONTROL]);
+    let found = all.into_iter().find(|mutant| mutant.name == name);
     *found.unwrap_or_else(|| panic!("there is no mutant {name:?}"))
 }
 

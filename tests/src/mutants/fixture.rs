@@ -55,6 +55,7 @@ fn options(env: &SimEnv, pread: bool) -> Options {
         .map_mode(mode)
         .auto_compact(false)
         .memory_budget(1 << 20)
+        .memtable_bytes(64 << 10)
         .log_file_bytes(4 << 10)
         .env(env.env())
 }

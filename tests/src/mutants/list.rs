@@ -27,6 +27,9 @@ use Hunter::{
     Crashes, Crossings, Damage, Faults, Probes, Swaps, SweepCrash, SweepFailureThenCrash,
 };
 
+/// Nothing is left out: whoever finds something here would find it anywhere.
+pub const CONTROL: Mutant = mutant("none", "nothing", &[Damage, Crossings]);
+
 /// All of them: the log, memtables and segments, the manifest, opening and closing.
 #[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[

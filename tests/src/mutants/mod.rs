@@ -19,5 +19,5 @@ mod splice;
 mod tests;
 
 pub use hunter::{Hunter, child};
-pub use list::{MUTANTS, Mutant};
+pub use list::{CONTROL, MUTANTS, Mutant};
 pub use runner::{Verdict, hunt_all, hunt_some, is_mutant_build, table};
