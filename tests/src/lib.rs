@@ -25,4 +25,6 @@ pub mod run;
 
 pub mod load;
 
+pub mod campaign;
+
 pub mod mutants;

@@ -274,7 +274,7 @@ impl Oracle {
         self.settle_collections(db)?;
         let found = read_state(db)?;
         let (of, floor) = (self.writes.len(), self.floor(loss));
-        let prefix = search(&self.base, &self.writes, floor, &found)?;
+        let prefix = self.search(loss, &found)?;
         check_reads(db, &found, &self.keys, queries)?;
         self.base = found;
         self.writes.clear();
@@ -282,16 +282,54 @@ impl Oracle {
         Ok(Recovered { prefix, of, floor })
     }
 
+    /// As [`Oracle::check`], but learns nothing: returns the state that it found.
+    ///
+    /// # Errors
+    /// What differs from the nearest legal state, for people to read.
+    pub fn inspect(&self, db: &Db, loss: Loss, queries: &Queries) -> Result<State, String> {
+        let mut settled = self.clone();
+        settled.settle_collections(db)?;
+        let found = read_state(db)?;
+        settled.search(loss, &found)?;
+        check_reads(db, &found, &self.keys, queries)?;
+        Ok(found)
+    }
+
+    /// Whether a state that was found once would be legal after such an end, too.
+    ///
+    /// # Errors
+    /// As [`Oracle::inspect`].
+    pub fn judge(&self, found: &State, loss: Loss) -> Result<(), String> {
+        let mut settled = self.clone();
+        settled.settle_names(&found.keys().cloned().collect())?;
+        settled.search(loss, found).map(drop)
+    }
+
+    fn search(&self, loss: Loss, found: &State) -> Result<usize, String> {
+        search(&self.base, &self.writes, self.floor(loss), found)
+    }
+
     /// Learns which collections exist, where that was open.
     fn settle_collections(&mut self, db: &Db) -> Result<(), String> {
-        let found: BTreeSet<String> = db.collections().into_iter().collect();
+        self.settle_names(&db.collections().into_iter().collect())?;
+        for (name, settings) in &self.collections {
+            let collection = db.collection(name).map_err(|error| error.to_string())?;
+            let (dimension, metric) = (collection.dimension(), collection.metric());
+            if (dimension, metric) != (settings.dimension, settings.metric) {
+                return Err(format!("collection {name:?} is now {dimension} {metric}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_names(&mut self, found: &BTreeSet<String>) -> Result<(), String> {
         let known: BTreeSet<String> = self.collections.keys().cloned().collect();
         if let Some(stranger) = found.difference(&known).next() {
             return Err(format!(
                 "collection {stranger:?} was never created or was dropped"
             ));
         }
-        for name in known.difference(&found) {
+        for name in known.difference(found) {
             if self.collections[name].existence == Existence::Certain {
                 return Err(format!("collection {name:?} is gone"));
             }
@@ -299,13 +337,6 @@ impl Oracle {
         }
         for settings in self.collections.values_mut() {
             settings.existence = Existence::Certain;
-        }
-        for (name, settings) in &self.collections {
-            let collection = db.collection(name).map_err(|error| error.to_string())?;
-            let (dimension, metric) = (collection.dimension(), collection.metric());
-            if (dimension, metric) != (settings.dimension, settings.metric) {
-                return Err(format!("collection {name:?} is now {dimension} {metric}"));
-            }
         }
         Ok(())
     }

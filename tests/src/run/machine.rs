@@ -10,6 +10,7 @@ use std::time::Duration;
 use esker::{CollectionOptions, Db, Snapshot};
 
 use super::ops::{COLLECTIONS, Case, CrashSpec, Op};
+use super::record::Recorder;
 use super::summary::Summary;
 use crate::oracle::{Loss, Oracle, Outcome, Queries, Seen, State, WriteId, check_snapshot};
 use crate::sim::{At, Crash, Fault, Moment, SimEnv};
@@ -43,6 +44,8 @@ pub(super) struct Machine<'a> {
     seen: Arc<Seen>,
     /// The last calls of the machine before this one.
     past: String,
+    /// Keeps what a crash could leave, if that is asked for.
+    pub(super) recorder: Option<Recorder>,
     pub(super) summary: Summary,
 }
 
@@ -51,25 +54,32 @@ pub(super) struct Machine<'a> {
 /// # Errors
 /// The first difference between the database and its model.
 pub fn run(case: &Case) -> Result<Summary, String> {
-    let mut machine = Machine {
-        case,
-        env: SimEnv::new(case.seed),
-        db: None,
-        oracle: Oracle::new(),
-        snapshots: Vec::new(),
-        plan: None,
-        opens: 0,
-        poisoned: false,
-        periodic: Vec::new(),
-        durable: Arc::default(),
-        checks: 0,
-        seen: Arc::default(),
-        past: String::new(),
-        summary: Summary::default(),
-    };
+    let mut machine = Machine::new(case);
     match machine.run() {
         Ok(()) => machine.judge(),
         Err(error) => Err(machine.explain(&error)),
+    }
+}
+
+impl<'a> Machine<'a> {
+    pub(super) fn new(case: &'a Case) -> Self {
+        Self {
+            case,
+            env: SimEnv::new(case.seed),
+            db: None,
+            oracle: Oracle::new(),
+            snapshots: Vec::new(),
+            plan: None,
+            opens: 0,
+            poisoned: false,
+            periodic: Vec::new(),
+            durable: Arc::default(),
+            checks: 0,
+            seen: Arc::default(),
+            past: String::new(),
+            recorder: None,
+            summary: Summary::default(),
+        }
     }
 }
 
@@ -111,7 +121,7 @@ impl Machine<'_> {
         self.check(false)
     }
 
-    fn explain(&self, error: &str) -> String {
+    pub(super) fn explain(&self, error: &str) -> String {
         format!(
             "{error}\n\nthe last calls before the last crash:\n{}\n\nits image: {:#?}\n\n\
              the last calls:\n{}",
@@ -255,6 +265,7 @@ impl Machine<'_> {
     fn try_open(&mut self, mut loss: Loss) -> Result<bool, String> {
         let settings = self.case.settings[self.opens % self.case.settings.len()];
         self.opens += 1;
+        self.expect(self.oracle.clone());
         let mut opened = Db::open(DIR, settings.options(&self.env));
         if let Err(error) = &opened
             && self.tolerant()
@@ -272,6 +283,7 @@ impl Machine<'_> {
             Ok(db) => db,
             Err(error) => return Err(format!("the database does not open: {error}")),
         };
+        self.mark();
         let report = db.recovery_report();
         self.summary.torn_tails += u64::from(report.torn_tail.is_some());
         if loss == Loss::Nothing && !report.clean && !report.created {
@@ -306,12 +318,16 @@ impl Machine<'_> {
             if existing.iter().any(|other| other == name) {
                 continue;
             }
+            let mut during = self.oracle.clone();
+            during.created(name, dimension, metric, Outcome::InFlight);
+            self.expect(during);
             let result = db.create_collection(name, CollectionOptions::new(dimension, metric));
             let outcome = match result {
                 Ok(_) => Outcome::Acked,
                 Err(_) if self.env.is_stopped() => Outcome::InFlight,
                 Err(error) => return Err(format!("creating {name:?}: {error}")),
             };
+            self.mark();
             self.oracle.created(name, dimension, metric, outcome);
             if outcome == Outcome::InFlight {
                 return Ok(false);

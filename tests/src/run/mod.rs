@@ -10,6 +10,7 @@ pub mod draw;
 mod inside;
 mod machine;
 mod ops;
+mod record;
 mod steps;
 mod summary;
 pub mod sweep;
@@ -19,4 +20,5 @@ pub use ops::{
     BulkSpec, Case, ChangeSpec, CrashSpec, Crossing, FaultCalls, FaultSpec, How, Inside, Op,
     PERIOD, Place, Settings, WriteSpec,
 };
+pub use record::{Scene, record};
 pub use summary::Summary;

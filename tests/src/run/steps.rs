@@ -282,6 +282,7 @@ impl Machine<'_> {
         }
         match self.db().drop_collection(name) {
             Ok(()) => {
+                self.mark();
                 self.oracle.dropped(name, Outcome::Acked);
                 self.env.pause_faults(true);
                 let created = self.create_collections();

@@ -232,6 +232,8 @@ pub(super) struct Calls {
     pub(super) stopped: bool,
     pub(super) injected: u64,
     pub(super) paused: bool,
+    /// Keeps no log.
+    silent: bool,
     faults: Vec<Fault>,
     hooks: Vec<Hook>,
     log: std::collections::VecDeque<Call>,
@@ -241,6 +243,13 @@ pub(super) struct Calls {
 const LOG_LIMIT: usize = 20_000;
 
 impl Calls {
+    pub(super) fn silent() -> Self {
+        Self {
+            silent: true,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn plan(&mut self, fault: Fault) {
         self.faults.push(fault);
     }
@@ -251,6 +260,15 @@ impl Calls {
 
     pub(super) fn clear_hooks(&mut self) {
         self.hooks.clear();
+    }
+
+    pub(super) fn has_hooks(&self) -> bool {
+        !self.hooks.is_empty()
+    }
+
+    /// Whether nothing is planned for any call, and nobody wants to know of them.
+    pub(super) fn unobserved(&self) -> bool {
+        self.silent && self.stop.is_none() && self.faults.is_empty()
     }
 
     /// The first hook that waits for a call like this; it is taken.

@@ -146,6 +146,29 @@ impl DirNode {
         names
     }
 
+    /// The names if those unsynced changes survive for which `survives` holds, asked
+    /// in order. With `noise`, a rename may leave its old name behind.
+    pub(super) fn pick(
+        &self,
+        mut survives: impl FnMut() -> bool,
+        mut noise: Option<&mut Rng>,
+    ) -> Names {
+        let mut names = self.durable.clone();
+        for op in &self.ops {
+            if op.state != OpState::Durable && !survives() {
+                continue;
+            }
+            let mut halved = || noise.as_deref_mut().is_some_and(|rng| rng.chance(1, 3));
+            match &op.change {
+                NameChange::Rename { to, ino, .. } if op.state != OpState::Durable && halved() => {
+                    names.insert(to.clone(), *ino);
+                }
+                change => change.apply(&mut names),
+            }
+        }
+        names
+    }
+
     /// What the platter may hold after a power cut now, and how it came about.
     /// Half of the draws keep a prefix of the operations, half any subset: POSIX
     /// orders nothing before a sync. A surviving rename may leave its old name

@@ -3,11 +3,13 @@
 //! Owns inodes, the directory tree, locks and the space they take. Names and
 //! inodes are separate: an unlinked file lives as long as somebody has it open,
 //! and one that a lost directory operation still names comes back after a crash.
-//! Must not know: calls, faults, when the crash comes.
+//! Clones share what did not change since. Must not know: calls, faults, when the
+//! crash comes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use super::dir::{DirNode, NameChange, Names};
 use super::file::FileNode;
@@ -15,7 +17,7 @@ use crate::rng::Rng;
 
 pub(super) type Ino = u64;
 
-const ROOT: Ino = 0;
+pub(super) const ROOT: Ino = 0;
 
 #[derive(Clone, Debug)]
 pub(super) enum Node {
@@ -25,7 +27,7 @@ pub(super) enum Node {
 
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
-    nodes: BTreeMap<Ino, Node>,
+    pub(super) nodes: BTreeMap<Ino, Arc<Node>>,
     next: Ino,
     open: BTreeMap<Ino, usize>,
     locked: BTreeSet<Ino>,
@@ -44,7 +46,7 @@ pub(super) enum Extent {
 impl Disk {
     pub(super) fn new() -> Self {
         Self {
-            nodes: BTreeMap::from([(ROOT, Node::Dir(DirNode::default()))]),
+            nodes: BTreeMap::from([(ROOT, Arc::new(Node::Dir(DirNode::default())))]),
             next: ROOT + 1,
             open: BTreeMap::new(),
             locked: BTreeSet::new(),
@@ -79,7 +81,7 @@ impl Disk {
     }
 
     fn dir(&self, ino: Ino) -> io::Result<&DirNode> {
-        match self.nodes.get(&ino) {
+        match self.nodes.get(&ino).map(|node| &**node) {
             Some(Node::Dir(dir)) => Ok(dir),
             Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
             None => Err(io::ErrorKind::NotFound.into()),
@@ -87,14 +89,14 @@ impl Disk {
     }
 
     fn dir_mut(&mut self, ino: Ino) -> &mut DirNode {
-        match self.nodes.get_mut(&ino) {
+        match self.nodes.get_mut(&ino).map(Arc::make_mut) {
             Some(Node::Dir(dir)) => dir,
             _ => panic!("inode {ino} was a directory a moment ago"),
         }
     }
 
     pub(super) fn file(&self, ino: Ino) -> io::Result<&FileNode> {
-        match self.nodes.get(&ino) {
+        match self.nodes.get(&ino).map(|node| &**node) {
             Some(Node::File(file)) => Ok(file),
             Some(Node::Dir(_)) => Err(io::ErrorKind::IsADirectory.into()),
             None => Err(io::ErrorKind::NotFound.into()),
@@ -102,7 +104,7 @@ impl Disk {
     }
 
     pub(super) fn file_mut(&mut self, ino: Ino) -> &mut FileNode {
-        match self.nodes.get_mut(&ino) {
+        match self.nodes.get_mut(&ino).map(Arc::make_mut) {
             Some(Node::File(file)) => file,
             _ => panic!("inode {ino} was a file a moment ago"),
         }
@@ -111,7 +113,7 @@ impl Disk {
     fn add(&mut self, node: Node) -> Ino {
         let ino = self.next;
         self.next += 1;
-        self.nodes.insert(ino, node);
+        self.nodes.insert(ino, Arc::new(node));
         ino
     }
 
@@ -128,7 +130,7 @@ impl Disk {
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
         let (parent, name) = self.place(path)?;
         if let Some(&ino) = self.dir(parent)?.names().get(&name) {
-            return match self.nodes.get(&ino) {
+            return match self.nodes.get(&ino).map(|node| &**node) {
                 Some(Node::Dir(_)) => Ok(()),
                 _ => Err(io::ErrorKind::AlreadyExists.into()),
             };
@@ -237,7 +239,7 @@ impl Disk {
     /// Bytes that files may still grow by; `None` without a capacity.
     pub(super) fn free(&self) -> Option<u64> {
         let capacity = self.capacity?;
-        let linked = self.nodes.values().filter_map(|node| match node {
+        let linked = self.nodes.values().filter_map(|node| match &**node {
             Node::Dir(dir) => Some(dir.names().values()),
             Node::File(_) => None,
         });
@@ -287,7 +289,7 @@ impl Disk {
         let mut alive: BTreeSet<Ino> = self.open.keys().chain(&self.locked).copied().collect();
         alive.insert(ROOT);
         for node in self.nodes.values() {
-            if let Node::Dir(dir) = node {
+            if let Node::Dir(dir) = &**node {
                 alive.extend(dir.referenced());
             }
         }
@@ -295,6 +297,18 @@ impl Disk {
     }
 
     // Crashes.
+
+    /// A disk of these nodes that nobody has open.
+    pub(super) fn restored(&self, nodes: BTreeMap<Ino, Arc<Node>>) -> Self {
+        let mut disk = Self {
+            nodes,
+            next: self.next,
+            capacity: self.capacity,
+            ..Self::new()
+        };
+        disk.sweep();
+        disk
+    }
 
     /// The machine lives on without the process: the page cache keeps everything,
     /// synced or not; handles and locks are gone.
@@ -309,11 +323,7 @@ impl Disk {
     /// What the platter holds after a power cut: with a seed, what chance leaves;
     /// without one, exactly what was synced. Reports each decision.
     pub(super) fn after_power_cut(&self, seed: Option<u64>) -> (Self, Vec<String>) {
-        let mut disk = Self {
-            next: self.next,
-            capacity: self.capacity,
-            ..Self::new()
-        };
+        let mut disk = self.restored(Self::new().nodes);
         let mut report = Vec::new();
         let mut todo = vec![(ROOT, "/".to_owned())];
         while let Some((ino, path)) = todo.pop() {
@@ -321,7 +331,7 @@ impl Disk {
                 continue;
             }
             let rng = seed.map(|seed| Rng::part(seed, ino));
-            let node = match self.nodes.get(&ino) {
+            let node = match self.nodes.get(&ino).map(|node| &**node) {
                 Some(Node::Dir(dir)) => {
                     let names = dir_image(dir, rng, &path, &mut report);
                     let parent = path.trim_end_matches('/');
@@ -331,7 +341,7 @@ impl Disk {
                 Some(Node::File(file)) => Node::File(file_image(file, rng, &path, &mut report)),
                 None => panic!("{path} names an inode that was swept"),
             };
-            disk.nodes.insert(ino, node);
+            disk.nodes.insert(ino, Arc::new(node));
         }
         (disk, report)
     }
@@ -351,7 +361,7 @@ impl Disk {
 
     /// Sectors and directory operations that are not on the platter yet.
     pub(super) fn pending(&self) -> usize {
-        let pending = self.nodes.values().map(|node| match node {
+        let pending = self.nodes.values().map(|node| match &**node {
             Node::File(file) => file.pending_sectors(),
             Node::Dir(dir) => dir.pending_ops(),
         });

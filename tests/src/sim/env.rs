@@ -13,6 +13,7 @@ use esker::env::Env;
 
 use super::calls::{At, Call, CallKind, CallOutcome, Calls, Fault, FaultEffect, Hook, Moment};
 use super::disk::{Disk, Extent};
+use super::stills::Still;
 use crate::rng::Rng;
 
 const GONE: &str = "the simulated machine is gone";
@@ -44,12 +45,14 @@ pub struct SimEnv {
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) disk: Disk,
-    calls: Calls,
+    pub(super) calls: Calls,
     pub(super) now: Duration,
     /// File ids given out, in all lives of the machine.
     pub(super) ids: u64,
     /// What the crash did that this machine came from.
-    report: Vec<String>,
+    pub(super) report: Vec<String>,
+    /// The disk after each effect, while somebody watches.
+    pub(super) stills: Option<Vec<Still>>,
 }
 
 /// A call that is about to be made.
@@ -103,10 +106,11 @@ impl SimEnv {
             now: Duration::ZERO,
             ids: 0,
             report: Vec::new(),
+            stills: None,
         })
     }
 
-    fn with(world: World) -> Self {
+    pub(super) fn with(world: World) -> Self {
         Self {
             world: Arc::new(Mutex::new(world)),
         }
@@ -167,6 +171,7 @@ impl SimEnv {
             },
             ids: world.ids,
             report,
+            stills: None,
         })
     }
 
@@ -324,9 +329,13 @@ impl SimEnv {
         // Hooks make calls of their own, so they run before this one has a number.
         while let Some(hook) = {
             let mut world = self.world();
-            let call = request.numbered(&world.calls);
-            world.calls.take_hook(&call)
-        } {
+            world.calls.has_hooks().then(|| {
+                let call = request.numbered(&world.calls);
+                world.calls.take_hook(&call)
+            })
+        }
+        .flatten()
+        {
             (hook.act)();
         }
         let mut world = self.world();
@@ -335,6 +344,15 @@ impl SimEnv {
             return Err(io::Error::other(GONE));
         }
         let kind = request.kind;
+        if calls.unobserved() {
+            calls.number += 1;
+            calls.effect += u64::from(kind.is_effect());
+            let (effect, result) = (calls.effect, act(disk, Extent::All));
+            if kind.is_effect() {
+                world.watch_effect(effect);
+            }
+            return result;
+        }
         let call = request.numbered(calls);
         (calls.number, calls.effect) = (call.number, call.effect);
         if let Some((at, moment)) = calls.stop
@@ -363,7 +381,11 @@ impl SimEnv {
             Ok(_) => CallOutcome::Done,
             Err(error) => CallOutcome::Failed(error.kind()),
         };
+        let effect = kind.is_effect().then_some(call.effect);
         calls.record(call, outcome);
+        if let Some(effect) = effect {
+            world.watch_effect(effect);
+        }
         result
     }
 }

@@ -72,6 +72,47 @@ impl FileNode {
         self.pending.len()
     }
 
+    /// What a power cut decides one by one: each unsynced sector, and the length if
+    /// it grew.
+    pub(super) fn pieces(&self) -> usize {
+        self.pending.len() + usize::from(!self.lengths.is_empty())
+    }
+
+    /// The content if those pieces survive for which `survives` holds, asked in
+    /// order. What is lost is as it was before; with `noise` it may also be zeroes,
+    /// garbage, or something that was there in between.
+    pub(super) fn pick(
+        &self,
+        mut survives: impl FnMut() -> bool,
+        mut noise: Option<&mut Rng>,
+    ) -> Vec<u8> {
+        let mut content = self.durable.clone();
+        content.resize(self.len().max(self.durable.len()), 0);
+        for (&number, sector) in &self.pending {
+            let start = number as usize * SECTOR;
+            let end = content.len().min(start + SECTOR);
+            let old = sector_of(&self.durable, number as usize);
+            let new = if survives() {
+                sector.newest(old, |_| true)
+            } else if let Some(rng) = noise.as_deref_mut() {
+                sector.lost(old, rng)
+            } else {
+                old
+            };
+            content[start..end].copy_from_slice(&new[..end - start]);
+        }
+        if !self.lengths.is_empty() && !survives() {
+            let synced = self.durable.len();
+            let len = noise.map_or(synced, |rng| match rng.below(3) {
+                0 => self.lengths[rng.below(self.lengths.len() as u64) as usize].1,
+                1 => synced + rng.below((self.len() - synced + 1) as u64) as usize,
+                _ => synced,
+            });
+            content.truncate(len.max(synced));
+        }
+        content
+    }
+
     /// Whether a crash may still change anything.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty() || !self.lengths.is_empty()
@@ -228,26 +269,33 @@ impl FileNode {
 
 impl Sector {
     fn image(&self, fate: &Fate, old: [u8; SECTOR], rng: &mut Rng) -> [u8; SECTOR] {
-        let newest = |survives: &dyn Fn(u64) -> bool| {
-            let mut versions = self.versions.iter().rev();
-            versions
-                .find(|v| survives(v.write))
-                .map_or(old, |v| v.content)
-        };
         match fate {
-            Fate::First(n) => newest(&|write| write < *n),
-            Fate::Writes(chosen) => newest(&|write| chosen.contains(&write)),
-            Fate::Sectors => match rng.below(10) {
-                0..=2 => old,
-                3..=5 => newest(&|_| true),
-                6 => self.versions[rng.below(self.versions.len() as u64) as usize].content,
-                7 => self.damaged(old, &[0; SECTOR]),
-                _ => {
-                    let mut garbage = [0; SECTOR];
-                    rng.fill(&mut garbage);
-                    self.damaged(old, &garbage)
-                }
-            },
+            Fate::First(n) => self.newest(old, |write| write < *n),
+            Fate::Writes(chosen) => self.newest(old, |write| chosen.contains(&write)),
+            Fate::Sectors if rng.chance(3, 10) => self.newest(old, |_| true),
+            Fate::Sectors => self.lost(old, rng),
+        }
+    }
+
+    /// The last version whose write survives, or what was there before all.
+    fn newest(&self, old: [u8; SECTOR], survives: impl Fn(u64) -> bool) -> [u8; SECTOR] {
+        let mut versions = self.versions.iter().rev();
+        versions
+            .find(|v| survives(v.write))
+            .map_or(old, |v| v.content)
+    }
+
+    /// What may be there if the newest version is not.
+    fn lost(&self, old: [u8; SECTOR], rng: &mut Rng) -> [u8; SECTOR] {
+        match rng.below(7) {
+            0..=2 => old,
+            3 => self.versions[rng.below(self.versions.len() as u64) as usize].content,
+            4 => self.damaged(old, &[0; SECTOR]),
+            _ => {
+                let mut garbage = [0; SECTOR];
+                rng.fill(&mut garbage);
+                self.damaged(old, &garbage)
+            }
         }
     }
 

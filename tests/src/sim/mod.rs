@@ -15,6 +15,7 @@ mod disk;
 mod env;
 mod file;
 mod seam;
+mod stills;
 
 #[cfg(test)]
 mod tests;
@@ -22,3 +23,4 @@ mod tests;
 pub use calls::{At, Call, CallKind, CallOutcome, Fault, FaultEffect, Moment};
 pub use env::{Crash, SimEnv, is_machine_gone};
 pub use file::SECTOR;
+pub use stills::{Image, Still};

@@ -1,0 +1,53 @@
+//! The crash campaign: `cargo run --release -p esker-tests --bin campaign -- [--seconds N]`.
+//!
+//! Owns the command line, the workers and what is printed; the last line is one JSON
+//! object. Exit code 1 on any violation, 2 on a wrong command line. Must not know:
+//! how a workload is explored.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test program: it is the outside world itself"
+)]
+
+mod args;
+mod crashes;
+mod ledger;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use args::Args;
+
+fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("{error}\n\n{}", args::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    let start = Instant::now();
+    let crashes = match crashes::run(&args, start) {
+        Ok(crashes) => crashes,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    let line = serde_json::json!({
+        "images": crashes.tally.images,
+        "repeated": crashes.tally.repeated,
+        "nested": crashes.tally.nested,
+        "workloads": crashes.tally.workloads,
+        "scenes": crashes.tally.scenes,
+        "exhausted_scenes": crashes.tally.exhausted,
+        "next_workload": crashes.next,
+        "violations": crashes.violations,
+        "seconds": start.elapsed().as_secs(),
+        "seed": args.seed,
+    });
+    println!("{line}");
+    ExitCode::from(u8::from(crashes.violations > 0))
+}
