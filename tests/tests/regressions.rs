@@ -319,3 +319,30 @@ fn a_close_frees_the_directory_while_processes_are_started() {
         opened.expect("nobody else has it open");
     });
 }
+
+/// A log that was gone ended the chain before it: what it and its successors held
+/// was silently dropped, although the successors said whom they continue.
+#[test]
+fn a_log_that_is_gone_from_the_middle_is_missed() {
+    let env = SimEnv::new(11);
+    let options = || {
+        let manual = manual().memtable_bytes(64 << 10);
+        manual.log_file_bytes(4 << 10).env(env.env())
+    };
+    let db = Db::open("/db", options()).expect("opens");
+    let a = one(&db, "a");
+    for key in ["one", "two", "three"] {
+        let large = [1; 3_000];
+        a.put_with_payload(key, &[1.0; 4], &large).expect("written");
+    }
+    env.stop();
+    let env = env.crash_image(Crash::LoseAllUnsynced);
+    let names = env.names("/db").expect("lists");
+    let logs: Vec<_> = names.iter().filter(|n| n.ends_with(".log")).collect();
+    assert_eq!(logs.len(), 3, "{names:?}");
+    env.delete_file(format!("/db/{}", logs[1])).expect("there");
+    match Db::open("/db", manual().env(env.env())) {
+        Err(Error::Corruption { file, .. }) => assert!(file.ends_with(logs[1]), "{file:?}"),
+        other => panic!("two of three rows are gone: {other:?}"),
+    }
+}
