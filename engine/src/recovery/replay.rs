@@ -14,8 +14,8 @@ use esker_segment::SeqNo;
 use esker_segment::distance::validate_vector;
 use esker_wal::mutants::planted;
 use esker_wal::{
-    Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, ReplayEnd, ReplayError,
-    SequencedFrame, read_header,
+    Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, LogNumber, ReplayEnd,
+    ReplayError, SequencedFrame, read_header,
 };
 
 use super::{Opening, TornTail, directory};
@@ -107,7 +107,35 @@ pub(super) fn find_chain(
         next = successor.map(|(n, _)| n).filter(|_| !sealed);
     }
     seal_chain(dir, state, &mut chain)?;
+    for (_, _, header) in logs.values() {
+        check_predecessor(dir, state, &chain, &logs, header)?;
+    }
     Ok(chain)
+}
+
+/// A log outside of the chain is debris of an open that was cut off, and has its
+/// predecessors beside it: they are durable before its header is. One whose
+/// predecessor is gone was part of the chain.
+fn check_predecessor(
+    dir: &Path,
+    state: &ManifestState,
+    chain: &[ChainedLog],
+    others: &BTreeMap<u64, (PathBuf, FileHandle, LogHeader)>,
+    header: &LogHeader,
+) -> Result<()> {
+    let Some((LogNumber(number), _)) = header.predecessor else {
+        return Ok(());
+    };
+    let chained = chain.iter().any(|log| log.header.number.0 == number);
+    if number < state.first_log || chained || others.contains_key(&number) {
+        return Ok(());
+    }
+    if planted("open.log_links") {
+        return Ok(());
+    }
+    let path = FileName::Log(number).path(dir);
+    let what = "a log that another one continues is missing";
+    Err(Error::corruption(&path, 0, what))
 }
 
 /// After a clean close the newest log must be there and end where it did.
