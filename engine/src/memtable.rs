@@ -281,7 +281,7 @@ impl Memtable {
             else {
                 break;
             };
-            if entry.seqno > at && !planted("memtable.search_at") {
+            if entry.seqno > at {
                 break;
             }
             let distance = query.distance(vector, entry.inverse_norm);

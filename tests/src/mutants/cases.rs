@@ -7,8 +7,14 @@ use std::time::Instant;
 use proptest::strategy::{BoxedStrategy, Strategy, ValueTree};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
+use crate::campaign::workload::{exhaustive, workload};
+use crate::campaign::{Effort, explore};
+use crate::rng::Rng;
 use crate::run::sweep::Sweep;
 use crate::run::{Case, run};
+
+/// Workloads of a campaign that are explored at most.
+const WORKLOADS: usize = 300;
 
 /// Why a sweep ended early.
 enum Stop {
@@ -54,4 +60,19 @@ pub(super) fn swept(sweep: Sweep, deadline: Instant) -> Result<(), String> {
         Ok(_) | Err(Stop::Late) => Ok(()),
         Err(Stop::Found(what)) => Err(what),
     }
+}
+
+/// Explores some of the campaign's workloads, half of them short ones.
+pub(super) fn explored(seed: u64, deadline: Instant) -> Result<(), String> {
+    let mut rng = Rng::new(seed);
+    for i in 0..WORKLOADS {
+        if Instant::now() > deadline {
+            break;
+        }
+        let first = if i % 2 == 0 { 0 } else { exhaustive() };
+        let workload = workload(seed, first + rng.below(exhaustive()));
+        explore(&workload.case, workload.from, &Effort::default())
+            .map_err(|violation| violation.what)?;
+    }
+    Ok(())
 }

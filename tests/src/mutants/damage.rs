@@ -56,6 +56,7 @@ fn each(fixture: &Fixture, mut rng: Rng, deadline: Instant) -> Result<(), String
                 what,
                 files: vec![(name, content)],
                 harmless: false,
+                cut: !matches!(damage, Damage::Flip(..)),
             })?;
         }
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use esker::{Background, Collection, CollectionOptions, Db, Error, MapMode, Metric, Options};
 
 use crate::oracle::{Row, State, read_state};
-use crate::sim::{Crash, SimEnv};
+use crate::sim::{Call, CallKind, Crash, SimEnv};
 
 pub(super) const DIR: &str = "/db";
 
@@ -38,6 +38,9 @@ pub(super) struct Fixture {
     /// What it must hold; the first is everything. Without a seal, damage to the
     /// last write cannot be told from a write that was torn.
     legal: Vec<State>,
+    /// States before that in which every other log is whole: all that is left if
+    /// the newest is cut or gone, and no seal says that it was there.
+    without_newest_log: Vec<State>,
 }
 
 /// A part of the directory, changed.
@@ -46,6 +49,8 @@ pub(super) struct Tampered<'a> {
     pub(super) files: Vec<(&'a str, Option<Vec<u8>>)>,
     /// Not even an error will do: nothing is missing.
     pub(super) harmless: bool,
+    /// A file's end, or all of it, is gone.
+    pub(super) cut: bool,
 }
 
 fn options(env: &SimEnv, pread: bool) -> Options {
@@ -76,38 +81,32 @@ impl Fixture {
         }
         // The manifest's last edit: damage to it takes a collection without rows.
         made(&db, "empty", 1, Metric::L2);
-        let v = plan.value;
-        let put = |key: &str, n: f32, len: usize| {
-            let payload = vec![n as u8; len];
-            a.put_with_payload(key, &[v, n, v + n], &payload)
-                .expect("written");
-        };
-        let large = if plan.grown { 1_700 } else { 10 };
-        put("large 1", 1.0, large);
-        b.put("k0", &[v + 3.0, 1.0]).expect("written");
-        put("large 2", 2.0, large);
-        a.delete("k3").expect("written");
-        put("large 3", 3.0, large);
-        b.delete("k1").expect("written");
-        put("k0", 4.0, 3);
-        let mut legal = vec![read_state(&db).expect("reads")];
-        put("last", 5.0, 20);
-        for n in 0..plan.extra {
-            put(&format!("extra {n}"), 6.0, 20);
-        }
+        let mut states = write_all(&env, &db, &a, &b, plan);
         if plan.dropped {
             db.drop_collection("b").expect("dropped");
         }
-        legal.insert(0, read_state(&db).expect("reads"));
+        let full = read_state(&db).expect("reads");
+        let (newest, _) = states.last().cloned().expect("something was written");
+        let in_newest = states.iter().position(|(log, _)| *log == newest);
+        let states = states.split_off(in_newest.unwrap_or(0).saturating_sub(1));
+        let mut earlier: Vec<State> = states.into_iter().map(|(_, state)| state).collect();
+        earlier.pop();
+        let mut legal = vec![full];
         let env = if plan.closed {
             db.close().expect("closes");
-            legal.truncate(1);
+            earlier.clear();
             env.crash_image(Crash::KeepAll)
         } else {
             env.stop();
+            legal.extend(earlier.last().cloned());
             env.crash_image(Crash::LoseAllUnsynced)
         };
-        Self { plan, env, legal }
+        Self {
+            plan,
+            env,
+            legal,
+            without_newest_log: earlier,
+        }
     }
 
     pub(super) fn plan(&self) -> Plan {
@@ -152,7 +151,7 @@ impl Fixture {
             Err(Error::Corruption { .. }) if !tampered.harmless => return Ok(()),
             Err(error) => return wrong(format!("the wrong answer: {error}")),
         };
-        match self.ask(&db, tampered.must_be_seen()) {
+        match self.ask(&db, tampered) {
             Err(Answer::Error) if !tampered.harmless => Ok(()),
             Err(Answer::Error) => wrong("an error although nothing is missing".to_owned()),
             Err(Answer::Wrong(what)) => wrong(what),
@@ -162,16 +161,18 @@ impl Fixture {
 
     /// Everything that can be asked, before and after a merge, which leaves behind
     /// what is between the sections of its inputs.
-    fn ask(&self, db: &Db, must_be_seen: bool) -> Result<(), Answer> {
-        self.ask_once(db)?;
-        if must_be_seen && db.verify().expect("verifies").is_ok() {
+    fn ask(&self, db: &Db, tampered: &Tampered<'_>) -> Result<(), Answer> {
+        let newest = self.newest_log();
+        let cut = tampered.cut && tampered.files.iter().any(|(name, _)| *name == newest);
+        self.ask_once(db, cut)?;
+        if tampered.must_be_seen() && db.verify().expect("verifies").is_ok() {
             return Err(Answer::Wrong("nobody notices the damage".to_owned()));
         }
         db.compact().map_err(|_| Answer::Error)?;
-        self.ask_once(db)
+        self.ask_once(db, cut)
     }
 
-    fn ask_once(&self, db: &Db) -> Result<(), Answer> {
+    fn ask_once(&self, db: &Db, cut: bool) -> Result<(), Answer> {
         let found = match read_state(db) {
             Ok(found) => found,
             Err(what) if what.contains(" failed: ") => return Err(Answer::Error),
@@ -184,7 +185,12 @@ impl Fixture {
             };
             rows(state) == rows(&found)
         };
-        let Some(state) = self.legal.iter().find(same) else {
+        let more = if cut {
+            &self.without_newest_log[..]
+        } else {
+            &[]
+        };
+        let Some(state) = self.legal.iter().chain(more).find(same) else {
             let what = format!("another state: {found:?} instead of {:?}", self.legal[0]);
             return Err(Answer::Wrong(what));
         };
@@ -218,6 +224,43 @@ impl Tampered<'_> {
         let sealed = |name: &str| name.ends_with(".segment");
         self.files.iter().any(|(name, _)| sealed(name))
     }
+}
+
+/// Writes that no segment gets: the state after each, with the log that holds it.
+fn write_all(
+    env: &SimEnv,
+    db: &Db,
+    a: &Collection,
+    b: &Collection,
+    plan: Plan,
+) -> Vec<(PathBuf, State)> {
+    let v = plan.value;
+    let large = if plan.grown { 1_700 } else { 10 };
+    let mut states = Vec::new();
+    let mut wrote = |result: esker::Result<esker::SeqNo>| {
+        result.expect("written");
+        let is_log = |call: &Call| call.path.extension().is_some_and(|e| e == "log");
+        let mut calls = env.log().into_iter();
+        let last = calls.rfind(|call| call.kind == CallKind::Write && is_log(call));
+        let state = read_state(db).expect("reads");
+        states.push((last.expect("a write is logged").path, state));
+    };
+    let put = |key: &str, n: u8, len: usize| {
+        let payload = vec![n; len];
+        a.put_with_payload(key, &[v, n.into(), v + f32::from(n)], &payload)
+    };
+    wrote(put("large 1", 1, large));
+    wrote(b.put("k0", &[v + 3.0, 1.0]));
+    wrote(put("large 2", 2, large));
+    wrote(a.delete("k3"));
+    wrote(put("large 3", 3, large));
+    wrote(b.delete("k1"));
+    wrote(put("k0", 4, 3));
+    wrote(put("last", 5, 20));
+    for n in 0..plan.extra {
+        wrote(put(&format!("extra {n}"), 6, 20));
+    }
+    states
 }
 
 /// Segments, some rows of which are superseded.

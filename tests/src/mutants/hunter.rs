@@ -20,6 +20,8 @@ pub enum Hunter {
     Crashes,
     /// The same with failing calls.
     Faults,
+    /// Every image of a crash in short workloads.
+    Campaign,
     /// Drawn operations in the middle of flushes, merges and syncs.
     Crossings,
     /// A crash at every call of a workload.
@@ -45,12 +47,13 @@ const CASES: usize = 400;
 
 impl Hunter {
     /// All of them, the quickest first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Probes,
         Self::Swaps,
         Self::Crashes,
         Self::Faults,
         Self::Crossings,
+        Self::Campaign,
         Self::Damage,
         Self::SweepBirth,
         Self::SweepCrash,
@@ -65,6 +68,7 @@ impl Hunter {
         match self {
             Self::Crashes => "crashes",
             Self::Faults => "failing calls",
+            Self::Campaign => "campaign",
             Self::Crossings => "interleavings",
             Self::SweepCrash => "sweep: crash",
             Self::SweepBirth => "sweep: creation",
@@ -85,6 +89,7 @@ impl Hunter {
         match self {
             Self::Crashes => cases::drawn(&draw::case(false).boxed(), seed, deadline, CASES),
             Self::Faults => cases::drawn(&draw::case(true).boxed(), seed, deadline, CASES),
+            Self::Campaign => cases::explored(seed, deadline),
             Self::Crossings => cases::drawn(&draw::crossed_case().boxed(), seed, deadline, CASES),
             Self::SweepCrash => cases::swept(Sweep::Crash, deadline),
             Self::SweepBirth => cases::swept(Sweep::Birth, deadline),
@@ -117,7 +122,8 @@ pub fn child(mutant: &Mutant, seed: u64, time: Duration) {
             Ok(Err(what)) => ("violation", what),
             Err(panic) => ("panic", message(&*panic)),
         };
-        let line = what.lines().next().unwrap_or_default();
+        let line: Vec<_> = what.lines().take(3).map(str::trim).collect();
+        let line = line.join(" | ");
         println!("{FOUND}{kind}\t{}\t{line}", hunter.name());
         return;
     }

@@ -23,9 +23,7 @@ const fn mutant(name: &'static str, removes: &'static str, first: &'static [Hunt
     }
 }
 
-use Hunter::{
-    Crashes, Crossings, Damage, Faults, Probes, Swaps, SweepCrash, SweepFailureThenCrash,
-};
+use Hunter::{Crashes, Crossings, Damage, Faults, Probes, Swaps, SweepFailureThenCrash};
 
 /// Nothing is left out: whoever finds something here would find it anywhere.
 pub const CONTROL: Mutant = mutant("none", "nothing", &[Damage, Crossings]);
@@ -38,7 +36,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("group.append_error", "the error of a failed append: the group shows all the same", &[Faults]),
     mutant("log.sync", "every sync of a log's frames", &[Crashes]),
     mutant("log.sync_again", "the memory that a sync failed: a second one counts", &[Probes]),
-    mutant("log.poison", "poisoning after a failed sync of the log", &[Faults]),
+    mutant("log.poison", "poisoning after a failed sync of the log", &[Probes]),
     mutant("log.periodic_sync", "the sync that a periodic write waits for", &[Crashes]),
     mutant("log.header_sync", "the sync of a log's header before its first frame", &[Crashes]),
     mutant("log.rotation_sync", "the sync of the old log before the next is begun", &[Crashes]),
@@ -60,13 +58,13 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("open.log_end", "the end of a log as its successor knows it", &[Damage]),
     mutant("open.sealed_log_end", "the end of the newest log as the seal of a close knows it", &[Damage]),
     mutant("open.log_number", "the comparison of a log's number with its name", &[Swaps]),
+    mutant("open.log_links", "the look for the predecessor of a log that is not in the chain", &[Damage]),
     mutant("open.log_missing", "the error for a log that is not there", &[Damage]),
     mutant("apply.note_log", "the note of which log a memtable needs", &[Crashes]),
     mutant("ticket.durable", "waiting for the sync before a callback says durable", &[Crashes]),
     mutant("memtable.newest_first", "the order of a key's versions by SeqNo", &[Crashes]),
     mutant("memtable.get_at", "the comparison of SeqNos in a lookup", &[Crossings]),
     mutant("memtable.scan_at", "the comparison of SeqNos in a scan", &[Crossings]),
-    mutant("memtable.search_at", "the comparison of SeqNos in a search", &[Crossings]),
     mutant("view.frozen_in_order", "the order of frozen memtables", &[Crashes]),
     mutant("flush.oldest_first", "the order of memtable commits", &[Crashes]),
     mutant("flush.sync_log_first", "the sync of the log before a flush's edit", &[Crashes]),
@@ -78,7 +76,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("flush.memtable_until_edit", "keeping the memtable until the edit is durable", &[Faults]),
     mutant("merge.leave_out_dead", "leaving dead rows out of a merge", &[Crashes]),
     mutant("merge.carry_over", "carrying deletions over to the output of a merge", &[Crossings]),
-    mutant("merge.inputs_until_edit", "keeping a merge's inputs until the edit is durable", &[SweepCrash]),
+    mutant("merge.inputs_until_edit", "keeping a merge's inputs until the edit is durable", &[Probes]),
     mutant("output.sync", "the sync of a segment or of deletion vectors", &[Crashes]),
     mutant("output.dir_sync", "the directory sync after an output is renamed", &[Crashes]),
     mutant("commit.keep_in_doubt", "keeping the outputs of an edit in doubt", &[Probes]),
@@ -93,7 +91,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("current.sync", "the sync of CURRENT before its rename", &[Crashes]),
     mutant("current.dir_sync", "the directory sync after CURRENT is renamed", &[Crashes]),
     mutant("current.unseal", "taking the seal off before the first write", &[Crashes]),
-    mutant("current.in_doubt", "keeping a manifest that CURRENT may name", &[Faults]),
+    mutant("current.in_doubt", "keeping a manifest that CURRENT may name", &[Probes]),
     mutant("current.hash", "the hash of CURRENT", &[Damage]),
     mutant("open.lock", "the lock, once the database is open", &[Probes]),
     mutant("open.parent_sync", "the sync of the directory above", &[Probes]),
@@ -107,7 +105,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("replay.last_seqno", "going on behind the last SeqNo that was replayed", &[Crashes]),
     mutant("replay.relog", "writing the replayed tail to a fresh log", &[Crashes]),
     mutant("replay.note_log", "the note of which log replayed rows need", &[Crashes]),
-    mutant("close.sync_log", "the sync of the log before the seal", &[SweepCrash]),
+    mutant("close.sync_log", "the sync of the log before the seal", &[Probes]),
     mutant("segment.header_hash", "the hash of a segment's header", &[Damage]),
     mutant("segment.manifest_hash", "the comparison of a segment's hash with the manifest's", &[Swaps]),
     mutant("segment.block_hash", "the hashes of a segment's blocks", &[Damage]),

@@ -7,6 +7,7 @@
 //! anything. Must not know: how a step is left out.
 
 mod cases;
+mod command;
 mod damage;
 mod fixture;
 mod hunter;
@@ -18,6 +19,7 @@ mod splice;
 #[cfg(test)]
 mod tests;
 
-pub use hunter::{Hunter, child};
+pub use command::command;
+pub use hunter::Hunter;
 pub use list::{CONTROL, MUTANTS, Mutant};
-pub use runner::{Verdict, hunt_all, hunt_some, is_mutant_build, table};
+pub use runner::{Verdict, hunt_all, is_mutant_build, table};

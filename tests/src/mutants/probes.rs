@@ -18,7 +18,7 @@ use crate::sim::{Call, CallKind, Crash, Fault, FaultEffect, SimEnv};
 
 type Probe = fn(u64) -> Result<(), String>;
 
-const PROBES: [Probe; 7] = [
+const PROBES: [Probe; 11] = [
     a_second_open_is_refused,
     a_sync_behind_a_failed_one_fails_too,
     a_log_prepared_too_late_is_not_used,
@@ -26,6 +26,10 @@ const PROBES: [Probe; 7] = [
     nothing_is_written_behind_a_failed_append,
     outputs_of_an_edit_in_doubt_stay,
     a_collection_never_gets_an_older_one_s_rows,
+    a_failed_sync_ends_all_writing,
+    a_clean_close_outlives_a_power_cut,
+    an_open_that_fails_spoils_nothing,
+    a_merge_that_is_cut_off_keeps_its_inputs,
 ];
 
 pub(super) fn hunt(seed: u64) -> Result<(), String> {
@@ -226,6 +230,8 @@ fn a_collection_never_gets_an_older_one_s_rows(seed: u64) -> Result<(), String> 
     db.drop_collection("old").expect("dropped");
     db.close().expect("closes");
     drop((db, rows, old));
+    // The id is forgotten by the first open at most, and given again after the next.
+    drop(opened(&env)?);
     let db = opened(&env)?;
     made(&db, "new");
     env.stop();
@@ -237,4 +243,62 @@ fn a_collection_never_gets_an_older_one_s_rows(seed: u64) -> Result<(), String> 
         Ok(0) => survives(&env, Crash::KeepAll, &["kept"]),
         other => Err(format!("a new collection has {other:?} rows")),
     }
+}
+
+/// What the disk holds after a failed sync is unknown, and stays so.
+fn a_failed_sync_ends_all_writing(seed: u64) -> Result<(), String> {
+    let (env, db, rows) = fresh(seed);
+    let fault = Fault::when(ErrorKind::Other, |call| is(call, CallKind::Sync, "log"));
+    env.inject(fault.once());
+    let first = rows.put("lost", &[1.0]);
+    let later = rows.put("later", &[1.0]);
+    for answer in [first.map(drop), later.map(drop), db.sync(), db.flush()] {
+        if !matches!(answer, Err(Error::Poisoned { .. })) {
+            return Err(format!("after a failed sync of the log: {answer:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn a_clean_close_outlives_a_power_cut(seed: u64) -> Result<(), String> {
+    let (env, db, rows) = fresh(seed);
+    db.write_with(batch(&rows, "k"), os()).expect("written");
+    db.close().expect("closes");
+    survives(&env, Crash::LoseAllUnsynced, &["k"])
+}
+
+/// Each sync of an open fails in turn; the next open must not miss anything.
+fn an_open_that_fails_spoils_nothing(seed: u64) -> Result<(), String> {
+    for nth in 0..20 {
+        let (env, db, rows) = fresh(seed);
+        rows.put("k", &[1.0]).expect("written");
+        db.close().expect("closes");
+        drop((db, rows));
+        let sync = |call: &Call| matches!(call.kind, CallKind::Sync | CallKind::SyncDir);
+        env.inject(Fault::when(ErrorKind::Other, sync).once().after(nth));
+        if Db::open(DIR, options(&env)).is_ok() {
+            // It has no more syncs than that.
+            return Ok(());
+        }
+        survives(&env, Crash::KeepAll, &["k"])?;
+    }
+    Err("an open has no end of syncs".to_owned())
+}
+
+/// The world stops at the edit of a merge.
+fn a_merge_that_is_cut_off_keeps_its_inputs(seed: u64) -> Result<(), String> {
+    let (env, db, rows) = fresh(seed);
+    for key in ["one", "two"] {
+        rows.put(key, &[1.0]).expect("written");
+        db.flush().expect("flushes");
+    }
+    let machine = env.clone();
+    env.before(
+        |call| is(call, CallKind::Write, "manifest"),
+        move || machine.stop(),
+    );
+    if db.compact().is_ok() {
+        return Err("a merge whose edit was not written succeeds".to_owned());
+    }
+    survives(&env, Crash::KeepAll, &["one", "two"])
 }

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use super::hunter::FOUND;
 use super::list::{MUTANTS, Mutant};
 
+/// The flag of a child.
+pub(super) const HUNT: &str = "--hunt";
+
 /// Children at a time.
 const AT_ONCE: usize = 2;
 
@@ -44,8 +47,7 @@ pub fn hunt_all(seed: u64, per_mutant: Duration) -> Vec<Verdict> {
 }
 
 /// The same for some of them, with a word on each as it is done.
-#[must_use]
-pub fn hunt_some(
+pub(super) fn hunt_some(
     mutants: &[Mutant],
     seed: u64,
     per_mutant: Duration,
@@ -74,7 +76,7 @@ fn hunt_one(mutant: &Mutant, seed: u64, time: Duration) -> Verdict {
     let program = std::env::current_exe().expect("the program knows itself");
     let mut child = Command::new(program)
         .args([
-            "--hunt",
+            HUNT,
             mutant.name,
             &seed.to_string(),
             &time.as_secs().to_string(),

@@ -49,6 +49,7 @@ fn tampered<'a>(what: String, name: &'a str, content: Vec<u8>) -> Tampered<'a> {
         what,
         files: vec![(name, Some(content))],
         harmless: false,
+        cut: false,
     }
 }
 
@@ -79,6 +80,7 @@ fn two_of_a_kind(fixture: &Fixture) -> Result<(), String> {
                 what: format!("{a} and {b} in each other's place"),
                 files: vec![(a, Some(of_b)), (b, Some(of_a))],
                 harmless: false,
+                cut: false,
             })?;
         }
     }
@@ -129,6 +131,7 @@ fn foreign_tail(fixture: &Fixture, stranger: &Fixture) -> Result<(), String> {
         what: format!("frames of another log behind the end of {name}"),
         files: vec![(&name, Some(own))],
         harmless: true,
+        cut: false,
     })
 }
 
