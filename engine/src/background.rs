@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use esker_segment::Executor;
-use esker_wal::mutants::planted;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -134,9 +133,7 @@ impl Core {
             .sync_due()
             .is_some_and(|due| due <= self.env.clock().now())
         {
-            if !planted("log.periodic_sync") {
-                self.sync_log()?;
-            }
+            self.sync_log()?;
             return Ok(true);
         }
         self.waiters.settle(self);

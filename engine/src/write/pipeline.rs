@@ -159,7 +159,9 @@ impl Core {
     }
 
     fn note_periodic(&self, period: Option<Duration>) {
-        let Some(period) = period else { return };
+        let Some(period) = period.filter(|_| !planted("log.periodic_sync")) else {
+            return;
+        };
         let due = self.env.clock().now().saturating_add(period);
         let mut earliest = self.pipeline.sync_due.lock();
         if earliest.is_none_or(|other| due < other) {

@@ -21,14 +21,20 @@ enum Damage {
 }
 
 pub(super) fn hunt(seed: u64, deadline: Instant) -> Result<(), String> {
-    let plans = [(false, false), (true, true), (true, false), (false, true)];
-    for (i, (closed, pread)) in plans.into_iter().enumerate() {
+    let plans = [
+        (false, false, true),
+        (true, true, true),
+        (false, false, false),
+        (true, false, true),
+        (false, true, true),
+    ];
+    for (i, (closed, pread, grown)) in plans.into_iter().enumerate() {
         let fixture = Fixture::new(Plan {
             seed,
             value: 1.5,
             pread,
             closed,
-            grown: true,
+            grown,
             extra: 0,
             dropped: false,
         });
@@ -42,8 +48,9 @@ pub(super) fn hunt(seed: u64, deadline: Instant) -> Result<(), String> {
 fn each(fixture: &Fixture, mut rng: Rng, deadline: Instant) -> Result<(), String> {
     let names = fixture.names();
     let files: Vec<_> = names.iter().map(|name| fixture.file(name)).collect();
+    let several_logs = names.iter().filter(|name| name.ends_with(".log")).count() > 1;
     let mut damages: Vec<_> = files.iter().map(|f| damages(f, &mut rng)).collect();
-    for _ in 0..MOST / 4 / names.len() {
+    for _ in 0..MOST / 5 / names.len() {
         for ((name, bytes), damages) in names.iter().zip(&files).zip(&mut damages) {
             let Some(damage) = damages.pop() else {
                 continue;
@@ -56,7 +63,12 @@ fn each(fixture: &Fixture, mut rng: Rng, deadline: Instant) -> Result<(), String
                 what,
                 files: vec![(name, content)],
                 harmless: false,
-                cut: !matches!(damage, Damage::Flip(..)),
+                cut: match damage {
+                    Damage::Flip(..) => false,
+                    Damage::Cut(_) => true,
+                    // The first of the chain is in the manifest.
+                    Damage::Gone => several_logs,
+                },
             })?;
         }
     }

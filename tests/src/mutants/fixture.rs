@@ -88,7 +88,7 @@ impl Fixture {
         let full = read_state(&db).expect("reads");
         let (newest, _) = states.last().cloned().expect("something was written");
         let in_newest = states.iter().position(|(log, _)| *log == newest);
-        let states = states.split_off(in_newest.unwrap_or(0).saturating_sub(1));
+        let states = states.split_off(in_newest.map_or(0, |first| first - 1));
         let mut earlier: Vec<State> = states.into_iter().map(|(_, state)| state).collect();
         earlier.pop();
         let mut legal = vec![full];
@@ -235,8 +235,10 @@ fn write_all(
     plan: Plan,
 ) -> Vec<(PathBuf, State)> {
     let v = plan.value;
-    let large = if plan.grown { 1_700 } else { 10 };
-    let mut states = Vec::new();
+    // The third begins a log of its own, which then gets several frames: the marks
+    // of the later ones vouch for the earlier.
+    let (large, larger) = if plan.grown { (1_700, 2_600) } else { (10, 10) };
+    let mut states = vec![(PathBuf::new(), read_state(db).expect("reads"))];
     let mut wrote = |result: esker::Result<esker::SeqNo>| {
         result.expect("written");
         let is_log = |call: &Call| call.path.extension().is_some_and(|e| e == "log");
@@ -253,7 +255,7 @@ fn write_all(
     wrote(b.put("k0", &[v + 3.0, 1.0]));
     wrote(put("large 2", 2, large));
     wrote(a.delete("k3"));
-    wrote(put("large 3", 3, large));
+    wrote(put("large 3", 3, larger));
     wrote(b.delete("k1"));
     wrote(put("k0", 4, 3));
     wrote(put("last", 5, 20));

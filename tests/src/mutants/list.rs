@@ -23,7 +23,9 @@ const fn mutant(name: &'static str, removes: &'static str, first: &'static [Hunt
     }
 }
 
-use Hunter::{Crashes, Crossings, Damage, Faults, Probes, Swaps, SweepFailureThenCrash};
+use Hunter::{
+    Crashes, Crossings, Damage, Faults, Probes, Swaps, SweepBirth, SweepFailureThenCrash,
+};
 
 /// Nothing is left out: whoever finds something here would find it anywhere.
 pub const CONTROL: Mutant = mutant("none", "nothing", &[Damage, Crossings]);
@@ -84,7 +86,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("manifest.edit_sync", "the sync of an edit", &[Crashes]),
     mutant("manifest.state_after_sync", "the order of the edit and the state in memory", &[Faults]),
     mutant("manifest.first_sync", "the sync of a new manifest", &[Crashes]),
-    mutant("manifest.dir_sync", "the directory sync after a manifest is made", &[Crashes]),
+    mutant("manifest.dir_sync", "the directory sync after a manifest is made", &[SweepBirth]),
     mutant("manifest.old_until_current", "keeping the old manifest until CURRENT is replaced", &[SweepFailureThenCrash]),
     mutant("manifest.file_id", "the comparison of the manifest's file id with CURRENT's", &[Swaps]),
     mutant("manifest.next_collection", "the memory of collection ids that are used up", &[Probes]),
