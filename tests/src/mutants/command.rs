@@ -7,15 +7,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::hunter::child;
+use super::hunter::{Hunter, child};
 use super::list::{CONTROL, MUTANTS, Mutant};
-use super::runner::{HUNT, Verdict, hunt_some, is_mutant_build, table};
+use super::runner::{HUNT, Task, Verdict, controls, hunt_each, is_mutant_build, table};
 
 const HOW: &str = "this build cannot leave steps out; build it with\n  RUSTFLAGS=\"--cfg \
                    esker_mutants\" cargo run --release -p esker-tests --target-dir \
                    target-mutants --bin campaign -- --mutants";
 
-/// Time of a child by default, and of the child in which nothing is left out.
+/// Time of a child by default.
 const SECONDS: u64 = 60;
 
 /// Runs the command if the words are one of its two forms.
@@ -50,11 +50,13 @@ fn number(word: Option<&String>) -> Result<u64, String> {
         .ok_or_else(|| "a number is missing".to_owned())
 }
 
-/// The child: name, seed, seconds.
+/// The child: name, seed, seconds and perhaps the only hunter.
 fn one(words: &[String]) -> Result<ExitCode, String> {
     let mutant = named(words.first().map_or("", String::as_str))?;
     let time = Duration::from_secs(number(words.get(2))?);
-    child(&mutant, number(words.get(1))?, time);
+    let is_named = |name: &String| Hunter::ALL.into_iter().find(|h| h.name() == name);
+    let only = words.get(3).and_then(is_named);
+    child(&mutant, number(words.get(1))?, time, only);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -69,20 +71,25 @@ fn all(words: &[String]) -> Result<ExitCode, String> {
         }
     }
     if chosen.is_empty() {
-        chosen.push(CONTROL);
         chosen.extend(MUTANTS);
     }
     let time = Duration::from_secs(seconds);
-    let mut verdicts = hunt_some(&chosen, seed, time, &report);
-    // A finding in a sound build is a false one, and so may be any other.
-    let control = verdicts.iter().position(|v| v.mutant.name == CONTROL.name);
-    let sound = control.is_none_or(|at| verdicts.remove(at).kind == "survived");
+    let task = |mutant| Task {
+        mutant,
+        time,
+        only: None,
+    };
+    let tasks: Vec<_> = chosen.into_iter().map(task).collect();
+    let verdicts = hunt_each(&tasks, seed, &report);
+    // What is found where nothing is left out is found falsely, and so may be the rest.
+    let controls = hunt_each(&controls(&verdicts), seed, &report);
+    let sound = controls.iter().all(|v| v.kind == "survived");
     print!("{}", table(&verdicts));
     let killed = verdicts.iter().filter(|v| v.killed).count();
     let line = serde_json::json!({
         "mutants": verdicts.len(),
         "killed": killed,
-        "nothing_found_without_a_mutant": sound,
+        "sound_without_mutants": sound,
         "slowest_seconds": verdicts.iter().map(|v| v.seconds).fold(0.0, f64::max),
         "seed": seed,
     });

@@ -107,26 +107,36 @@ impl Hunter {
 pub(super) const FOUND: &str = "found\t";
 
 /// The work of a child process: hunts the mutant that is planted, with the hunters
-/// that are known for it first, and says on its output what it found.
-pub fn child(mutant: &Mutant, seed: u64, time: Duration) {
+/// that are known for it first or with `only` one, and says on its output what it
+/// found.
+pub(super) fn child(mutant: &Mutant, seed: u64, time: Duration, only: Option<Hunter>) {
     let end = Instant::now() + time;
-    let rest = Hunter::ALL.iter().filter(|h| !mutant.first.contains(h));
-    for hunter in mutant.first.iter().chain(rest) {
-        // Whoever is known for it may take most of the time; the others share the rest.
-        let left = end.saturating_duration_since(Instant::now());
-        let share = if mutant.first.contains(hunter) { 2 } else { 4 };
-        let deadline = Instant::now() + left / share;
-        let hunted = catch_unwind(AssertUnwindSafe(|| hunter.hunt(seed, deadline)));
-        let (kind, what) = match hunted {
-            Ok(Ok(())) => continue,
-            Ok(Err(what)) => ("violation", what),
-            Err(panic) => ("panic", message(&*panic)),
-        };
-        let line: Vec<_> = what.lines().take(3).map(str::trim).collect();
-        let line = line.join(" | ");
-        println!("{FOUND}{kind}\t{}\t{line}", hunter.name());
+    if let Some(hunter) = only {
+        try_one(hunter, seed, end);
         return;
     }
+    let rest = Hunter::ALL.iter().filter(|h| !mutant.first.contains(h));
+    for &hunter in mutant.first.iter().chain(rest) {
+        // Whoever is known for it may take most of the time; the others share the rest.
+        let left = end.saturating_duration_since(Instant::now());
+        let share = if mutant.first.contains(&hunter) { 2 } else { 4 };
+        if try_one(hunter, seed, Instant::now() + left / share) {
+            return;
+        }
+    }
+}
+
+/// Says what the hunter found; false if it was nothing.
+fn try_one(hunter: Hunter, seed: u64, deadline: Instant) -> bool {
+    let hunted = catch_unwind(AssertUnwindSafe(|| hunter.hunt(seed, deadline)));
+    let (kind, what) = match hunted {
+        Ok(Ok(())) => return false,
+        Ok(Err(what)) => ("violation", what),
+        Err(panic) => ("panic", message(&*panic)),
+    };
+    let lines: Vec<_> = what.lines().take(3).map(str::trim).collect();
+    println!("{FOUND}{kind}\t{}\t{}", hunter.name(), lines.join(" | "));
+    true
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {

@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::hunter::FOUND;
-use super::list::{MUTANTS, Mutant};
+use super::hunter::{FOUND, Hunter};
+use super::list::{CONTROL, MUTANTS, Mutant};
 
 /// The flag of a child.
 pub(super) const HUNT: &str = "--hunt";
@@ -39,18 +39,32 @@ pub const fn is_mutant_build() -> bool {
     cfg!(esker_mutants)
 }
 
-/// Hunts every mutant in a child process of its own: the running program, called
-/// with `--hunt`, the seed and the seconds it has.
-#[must_use]
-pub fn hunt_all(seed: u64, per_mutant: Duration) -> Vec<Verdict> {
-    hunt_some(MUTANTS, seed, per_mutant, &|_| {})
+/// A child to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Task {
+    pub(super) mutant: Mutant,
+    pub(super) time: Duration,
+    /// The only hunter, or all of them.
+    pub(super) only: Option<Hunter>,
 }
 
-/// The same for some of them, with a word on each as it is done.
-pub(super) fn hunt_some(
-    mutants: &[Mutant],
+/// Hunts every mutant in a child process of its own: the running program, which must
+/// hand its words to [`super::command()`].
+#[must_use]
+pub fn hunt_all(seed: u64, per_mutant: Duration) -> Vec<Verdict> {
+    let task = |mutant: &Mutant| Task {
+        mutant: *mutant,
+        time: per_mutant,
+        only: None,
+    };
+    let tasks: Vec<_> = MUTANTS.iter().map(task).collect();
+    hunt_each(&tasks, seed, &|_| {})
+}
+
+/// Runs the tasks, with a word on each as it is done; the verdicts are in their order.
+pub(super) fn hunt_each(
+    tasks: &[Task],
     seed: u64,
-    per_mutant: Duration,
     done: &(dyn Fn(&Verdict) + Sync),
 ) -> Vec<Verdict> {
     let next = AtomicUsize::new(0);
@@ -58,35 +72,52 @@ pub(super) fn hunt_some(
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let verdict = hunt_one(mutant, seed, per_mutant);
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(task) = tasks.get(at) else { break };
+                    let verdict = hunt_one(task, seed);
                     done(&verdict);
-                    verdicts.lock().unwrap().push(verdict);
+                    verdicts.lock().unwrap().push((at, verdict));
                 }
             });
         }
     });
     let mut verdicts = verdicts.into_inner().unwrap();
-    verdicts.sort_by_key(|v| mutants.iter().position(|m| m.name == v.mutant.name));
-    verdicts
+    verdicts.sort_by_key(|(at, _)| *at);
+    verdicts.into_iter().map(|(_, verdict)| verdict).collect()
 }
 
-fn hunt_one(mutant: &Mutant, seed: u64, time: Duration) -> Verdict {
+/// Children in which nothing is left out: each hunter that found something, with the
+/// same seed and more time than it ever took. What they find was found falsely.
+pub(super) fn controls(verdicts: &[Verdict]) -> Vec<Task> {
+    let control = |&hunter: &Hunter| {
+        let found = verdicts.iter().filter(|v| v.by == hunter.name());
+        let slowest = found.map(|v| v.seconds).reduce(f64::max)?;
+        Some(Task {
+            mutant: CONTROL,
+            time: Duration::from_secs_f64(2.0 * slowest + 4.0),
+            only: Some(hunter),
+        })
+    };
+    Hunter::ALL.iter().filter_map(control).collect()
+}
+
+fn hunt_one(task: &Task, seed: u64) -> Verdict {
+    let Task { mutant, time, only } = *task;
     let start = Instant::now();
     let program = std::env::current_exe().expect("the program knows itself");
     let mut child = Command::new(program)
-        .args([
-            HUNT,
-            mutant.name,
-            &seed.to_string(),
-            &time.as_secs().to_string(),
-        ])
+        .args([HUNT, mutant.name, &seed.to_string()])
+        .arg(time.as_secs().to_string())
+        .args(only.map(Hunter::name))
         .env("ESKER_MUTANT", mutant.name)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .expect("the program starts itself");
+    // One that ends by itself may be a little late.
+    let time = time + Duration::from_secs(2).min(time / 10);
     let ended = wait(&mut child, start + time);
     let mut output = String::new();
     if let Some(mut stdout) = child.stdout.take() {
@@ -104,7 +135,7 @@ fn hunt_one(mutant: &Mutant, seed: u64, time: Duration) -> Verdict {
         (None, Some(code)) => (format!("nobody: exit {code}"), "died".to_owned()),
     };
     Verdict {
-        mutant: *mutant,
+        mutant,
         killed: found.is_some(),
         by,
         kind,
