@@ -18,7 +18,7 @@ use crate::sim::{Call, CallKind, Crash, Fault, FaultEffect, SimEnv};
 
 type Probe = fn(u64) -> Result<(), String>;
 
-const PROBES: [Probe; 11] = [
+const PROBES: [Probe; 15] = [
     a_second_open_is_refused,
     a_sync_behind_a_failed_one_fails_too,
     a_log_prepared_too_late_is_not_used,
@@ -30,6 +30,10 @@ const PROBES: [Probe; 11] = [
     a_clean_close_outlives_a_power_cut,
     an_open_that_fails_spoils_nothing,
     a_merge_that_is_cut_off_keeps_its_inputs,
+    a_flush_that_is_cut_off_keeps_its_log,
+    a_failed_sync_of_the_manifest_ends_all_writing,
+    a_periodic_write_is_synced_in_time,
+    an_unsynced_frame_may_be_lost_before_another,
 ];
 
 pub(super) fn hunt(seed: u64) -> Result<(), String> {
@@ -267,6 +271,46 @@ fn a_clean_close_outlives_a_power_cut(seed: u64) -> Result<(), String> {
     survives(&env, Crash::LoseAllUnsynced, &["k"])
 }
 
+fn a_failed_sync_of_the_manifest_ends_all_writing(seed: u64) -> Result<(), String> {
+    let (env, db, rows) = fresh(seed);
+    rows.put("k", &[1.0]).expect("written");
+    let fault = Fault::when(ErrorKind::Other, |call| {
+        is(call, CallKind::Sync, "manifest")
+    });
+    env.inject(fault.once());
+    for answer in [db.flush(), rows.put("later", &[1.0]).map(drop)] {
+        if !matches!(answer, Err(Error::Poisoned { .. })) {
+            return Err(format!("after a failed sync of the manifest: {answer:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn a_periodic_write_is_synced_in_time(seed: u64) -> Result<(), String> {
+    let (env, db, rows) = fresh(seed);
+    let period = Duration::from_millis(100);
+    let options = WriteOptions::new().durability(Durability::Periodic(period));
+    db.write_with(batch(&rows, "k"), options).expect("written");
+    env.advance(period);
+    while db.run_background_step().expect("works") {}
+    env.stop();
+    survives(&env, Crash::LoseAllUnsynced, &["k"])
+}
+
+/// No frame may say that one before it is durable if nobody synced it.
+fn an_unsynced_frame_may_be_lost_before_another(seed: u64) -> Result<(), String> {
+    let (env, db, rows) = fresh(seed);
+    for key in ["one", "two"] {
+        let mut large = WriteBatch::new();
+        large
+            .put_with_payload(&rows, key, &[1.0], &[1; 1_500])
+            .expect("valid");
+        db.write_with(large, os()).expect("written");
+    }
+    env.stop();
+    (0..50).try_for_each(|image| survives(&env, Crash::Random(seed ^ image), &[]))
+}
+
 /// Each sync of an open fails in turn; the next open must not miss anything.
 fn an_open_that_fails_spoils_nothing(seed: u64) -> Result<(), String> {
     for nth in 0..20 {
@@ -285,18 +329,35 @@ fn an_open_that_fails_spoils_nothing(seed: u64) -> Result<(), String> {
     Err("an open has no end of syncs".to_owned())
 }
 
-/// The world stops at the edit of a merge.
+/// The world stops at the next edit.
+fn stop_at_edit(env: &SimEnv) {
+    let machine = env.clone();
+    env.before(
+        |call| is(call, CallKind::Write, "manifest"),
+        move || machine.stop(),
+    );
+}
+
+fn a_flush_that_is_cut_off_keeps_its_log(seed: u64) -> Result<(), String> {
+    let (env, db, rows) = fresh(seed);
+    for key in ["one", "two"] {
+        rows.put_with_payload(key, &[1.0], &[1; 3_000])
+            .expect("written");
+    }
+    stop_at_edit(&env);
+    if db.flush().is_ok() {
+        return Err("a flush whose edit was not written succeeds".to_owned());
+    }
+    survives(&env, Crash::KeepAll, &["one", "two"])
+}
+
 fn a_merge_that_is_cut_off_keeps_its_inputs(seed: u64) -> Result<(), String> {
     let (env, db, rows) = fresh(seed);
     for key in ["one", "two"] {
         rows.put(key, &[1.0]).expect("written");
         db.flush().expect("flushes");
     }
-    let machine = env.clone();
-    env.before(
-        |call| is(call, CallKind::Write, "manifest"),
-        move || machine.stop(),
-    );
+    stop_at_edit(&env);
     if db.compact().is_ok() {
         return Err("a merge whose edit was not written succeeds".to_owned());
     }
