@@ -18,7 +18,7 @@ use crate::sim::{Call, CallKind, Crash, Fault, FaultEffect, SimEnv};
 
 type Probe = fn(u64) -> Result<(), String>;
 
-const PROBES: [Probe; 15] = [
+const PROBES: [Probe; 16] = [
     a_second_open_is_refused,
     a_sync_behind_a_failed_one_fails_too,
     a_log_prepared_too_late_is_not_used,
@@ -34,6 +34,7 @@ const PROBES: [Probe; 15] = [
     a_failed_sync_of_the_manifest_ends_all_writing,
     a_periodic_write_is_synced_in_time,
     an_unsynced_frame_may_be_lost_before_another,
+    a_name_behind_a_failed_sync_of_the_directory_is_given_up,
 ];
 
 pub(super) fn hunt(seed: u64) -> Result<(), String> {
@@ -142,8 +143,9 @@ fn a_log_prepared_too_late_is_not_used(seed: u64) -> Result<(), String> {
     rows.put_with_payload("one", &[1.0], &large)
         .expect("written");
     let writer = rows.clone();
+    // The file has its number, and no lock is held yet.
     env.before(
-        |call| call.kind == CallKind::SyncDir,
+        |call| is(call, CallKind::Create, "log"),
         move || {
             writer
                 .put_with_payload("two", &[1.0], &large)
@@ -362,4 +364,38 @@ fn a_merge_that_is_cut_off_keeps_its_inputs(seed: u64) -> Result<(), String> {
         return Err("a merge whose edit was not written succeeds".to_owned());
     }
     survives(&env, Crash::KeepAll, &["one", "two"])
+}
+
+/// One thread renames a segment; the sync of the directory that another thread began
+/// fails right after, and the kernel tells only that one.
+fn a_name_behind_a_failed_sync_of_the_directory_is_given_up(seed: u64) -> Result<(), String> {
+    let (env, db, rows) = fresh(seed);
+    let fills = [1; 3_500];
+    rows.put_with_payload("k", &[1.0], &fills).expect("written");
+    let renames = |call: &Call| {
+        call.kind == CallKind::Rename && call.path.to_string_lossy().ends_with(".segment.tmp")
+    };
+    let (begun, in_sync) = std::sync::mpsc::channel();
+    let writer: Arc<Mutex<Option<JoinHandle<esker::Result<_>>>>> = Arc::default();
+    let (slot, machine) = (Arc::clone(&writer), env.clone());
+    env.before(renames, move || {
+        let syncs = |call: &Call| call.kind == CallKind::SyncDir;
+        machine.inject(Fault::when(ErrorKind::Other, syncs).once());
+        let looking = machine.clone();
+        machine.before(syncs, move || {
+            let _ = begun.send(());
+            let end = Instant::now() + Duration::from_secs(5);
+            while !looking.log().iter().any(renames) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let put = move || rows.put_with_payload("l", &[2.0], &fills);
+        *slot.lock().unwrap() = Some(std::thread::spawn(put));
+        let _ = in_sync.recv_timeout(Duration::from_secs(5));
+    });
+    let _ = db.flush();
+    let thread = writer.lock().unwrap().take().expect("the hook ran");
+    let _ = thread.join().expect("no panic");
+    env.stop();
+    (0..20).try_for_each(|image| survives(&env, Crash::Random(image), &["k"]))
 }
