@@ -153,7 +153,7 @@ impl ChainedLog {
         match self.expect {
             Expect::Ends(end) => Ok(end.offset),
             Expect::Newest => esker_wal::LogFile::len(&self.file)
-                .map_err(|error| Error::io(&self.path, "measuring", error)),
+                .map_err(|error| Error::io(&self.path, "reading", error)),
         }
     }
 }
