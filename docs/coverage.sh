@@ -78,7 +78,8 @@ fi
 
 data=$(mktemp)
 trap 'rm -f "$data"' EXIT
-cargo llvm-cov report --branch --lcov --output-path "$data"
+# A process that a test ends leaves half a profile.
+cargo llvm-cov report --branch --failure-mode all --lcov --output-path "$data"
 
 # Where the tests at the end of a file begin, or nothing.
 tests_begin() {

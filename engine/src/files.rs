@@ -220,6 +220,12 @@ mod tests {
             FileName::Temporary,
         ] {
             assert_eq!(FileName::parse(&name.name()), Some(name));
+            let digits: String = name
+                .name()
+                .chars()
+                .take_while(char::is_ascii_digit)
+                .collect();
+            assert_eq!(name.number(), digits.parse().unwrap_or(0), "{name:?}");
         }
         for foreign in [
             "",
@@ -227,13 +233,12 @@ mod tests {
             "7.log",
             "00000000000x.log",
             "CURRENT.bak",
+            "LOCK.tmp",
+            "000000000001.txt",
+            "000000000001.log.tmp",
             "+00000000001.log",
         ] {
             assert_eq!(FileName::parse(foreign), None, "{foreign}");
         }
-        assert_eq!(
-            FileName::parse("000000000001.segment.tmp").map(FileName::number),
-            Some(1)
-        );
     }
 }

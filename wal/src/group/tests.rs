@@ -44,7 +44,8 @@ impl CommitSink for Gate {
     fn append(&self, group: &mut [Sequenced<()>]) -> Result<(), &'static str> {
         let seqnos = group.iter().map(|member| member.first_seqno).collect();
         self.appended.send(seqnos).unwrap();
-        match self.verdicts.lock().unwrap().recv().unwrap() {
+        let verdict = self.verdicts.lock().unwrap().recv().unwrap();
+        match verdict {
             Verdict::Succeed => Ok(()),
             Verdict::Fail => Err("the device is full"),
             // Not a panic with a message: nobody wants it in the output of the tests.
