@@ -3,12 +3,19 @@
 //! Owns what no writer makes and a reader must refuse. Invariant: each case is right
 //! but for one thing, and the refusal names it.
 
+use std::sync::Arc;
+
 use esker_segment::{CollectionId, FileId, MAX_DIMENSION, Metric, SegmentId, SeqNo};
 
 use super::edit::{
     CollectionMeta, DeletionMeta, Edit, Field, TAG_CREATE_COLLECTION, TAG_FIRST_LOG, TAG_FLUSHED,
 };
+use super::log::{CommitError, Manifest, replay_manifest};
 use super::state::ManifestState;
+use crate::dir::Directory;
+use crate::env::StdEnv;
+use crate::error::Error;
+use crate::manifest::Current;
 
 /// A field as it is written, right or wrong.
 fn field(tag: u16, reserved: u16, body: &[u8]) -> Vec<u8> {
@@ -120,4 +127,28 @@ fn a_dropped_collection_s_name_is_free() {
         assert!(state.collections.is_empty());
         assert_eq!(state.next_collection, id + 1);
     }
+}
+
+/// The engine makes no such edit; if it did, the manifest would be as before.
+#[test]
+fn an_edit_that_does_not_fit_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = Directory::new(Arc::new(StdEnv::new()), dir.path().to_owned());
+    let mut manifest = Manifest::create(&directory, 1, ManifestState::default()).unwrap();
+    let (before, len) = (manifest.state().clone(), manifest.len());
+    let half = Edit(vec![
+        Field::FirstLog(7),
+        Field::DropCollection(CollectionId(9)),
+    ]);
+    match manifest.commit(&directory, &half, || 2) {
+        Err(CommitError::Clean(Error::Invalid(what))) => assert!(what.contains("does not fit")),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((manifest.state(), manifest.len()), (&before, len));
+    let whole = Edit(vec![Field::FirstLog(7)]);
+    manifest.commit(&directory, &whole, || 2).unwrap();
+    let current = Current::read(directory.storage(), dir.path()).unwrap();
+    let replayed = replay_manifest(directory.env(), dir.path(), &current.unwrap()).unwrap();
+    assert_eq!(&replayed.state, manifest.state());
+    assert_eq!(replayed.state.first_log, 7);
 }
