@@ -210,7 +210,9 @@ pub(crate) fn discard(storage: &dyn Storage, path: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use super::FileName;
+    use super::{FileName, FileOutput, OUTPUT_BUFFER};
+    use crate::env::{Env, StdEnv};
+    use std::io::Write;
 
     #[test]
     fn names_are_read_back_and_foreign_ones_are_not_ours() {
@@ -226,6 +228,12 @@ mod tests {
             FileName::Temporary,
         ] {
             assert_eq!(FileName::parse(&name.name()), Some(name));
+            let digits: String = name
+                .name()
+                .chars()
+                .take_while(char::is_ascii_digit)
+                .collect();
+            assert_eq!(name.number(), digits.parse().unwrap_or(0), "{name:?}");
         }
         for foreign in [
             "",
@@ -233,13 +241,41 @@ mod tests {
             "7.log",
             "00000000000x.log",
             "CURRENT.bak",
+            "LOCK.tmp",
+            "000000000001.txt",
+            "000000000001.log.tmp",
             "+00000000001.log",
         ] {
             assert_eq!(FileName::parse(foreign), None, "{foreign}");
         }
-        assert_eq!(
-            FileName::parse("000000000001.segment.tmp").map(FileName::number),
-            Some(1)
-        );
+    }
+
+    /// Small writes are gathered, large ones go through, and all stay in order.
+    #[test]
+    fn an_output_holds_what_was_written_in_its_order() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("output");
+        let file = StdEnv::new().storage().create(&path).expect("created");
+        let mut output = FileOutput::new(file);
+        let mut expected = Vec::new();
+        let sizes = [
+            3,
+            OUTPUT_BUFFER - 3,
+            1,
+            OUTPUT_BUFFER,
+            7,
+            2 * OUTPUT_BUFFER + 1,
+            9,
+        ];
+        for (n, len) in sizes.into_iter().enumerate() {
+            let bytes: Vec<u8> = (0..len).map(|i| (i % 251 + n) as u8).collect();
+            output.write_all(&bytes).expect("written");
+            expected.extend(bytes);
+        }
+        output.flush().expect("written");
+        let file = StdEnv::new().storage().open(&path).expect("there");
+        let mut found = vec![0; expected.len() + 1];
+        assert_eq!(file.read_at(0, &mut found).expect("reads"), expected.len());
+        assert!(found[..expected.len()] == expected);
     }
 }

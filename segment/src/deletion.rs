@@ -246,6 +246,12 @@ mod tests {
         assert_eq!(new.since(&old), vector([9]));
         assert_eq!(old.union(&vector([2])), vector([1, 2, 5]));
         assert!(new.contains(Row(9)) && !new.contains(Row(8)) && !new.is_empty());
+        assert_eq!(format!("{new:?}"), "DeletionVector(3 rows)");
+        let many = vector((0..4_000).map(|row| 7 * row)).heap_bytes();
+        assert!(
+            (8_000..8_100).contains(&many),
+            "two bytes a row, not {many}"
+        );
     }
 
     #[test]
@@ -333,6 +339,39 @@ mod tests {
             hash: preamble::hash(FILE, HEADER_LEN as u64, body),
         };
         (file, location)
+    }
+
+    /// Each rule alone, behind a hash that fits.
+    #[test]
+    fn an_entry_that_breaks_one_rule_is_refused() {
+        let vector = vector([1, 5]);
+        let (file, locations) = encode(FILE, &[(SegmentId(1), &vector)]).unwrap();
+        let entry = &file[locations[0].offset as usize..];
+        let read = |body: &[u8], rows| {
+            let (file, location) = hostile(body);
+            decode(&file, FILE, location, SegmentId(1), rows)
+        };
+        assert_eq!(read(entry, 6).unwrap(), vector);
+        assert!(read(entry, 5).is_err(), "row 5 needs six rows");
+        let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut body = entry.to_vec();
+            change(&mut body);
+            read(&body, 6).unwrap_err().to_string()
+        };
+        let cases: [(&dyn Fn(&mut Vec<u8>), &str); 7] = [
+            (&|body| body[0] ^= 1, "another segment's"),
+            (&|body| body[8] = 3, "another number of rows"),
+            (&|body| body[15] = 1, "longer than its entry"),
+            (&|body| body.extend([0; 8]), "longer than its bitmap"),
+            (&|body| body[39] = 1, "longer than its bitmap"),
+            // What was padding is the bitmap's now.
+            (&|body| body[12] += 4, "trailing bytes"),
+            (&|body| body[16] ^= 0xFF, "not a roaring bitmap"),
+        ];
+        for (change, text) in cases {
+            let error = changed(change);
+            assert!(error.contains(text), "{error:?} should say {text:?}");
+        }
     }
 
     proptest! {

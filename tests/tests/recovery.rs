@@ -289,6 +289,32 @@ fn a_damaged_segment_keeps_its_collection_back_and_no_other() {
     assert_eq!(found[damaged.as_str()], expected[damaged.as_str()]);
 }
 
+/// An open that fails, or flushes while it replays, removes fresh logs, and a power
+/// cut takes back what it likes of that. What is left was taken for a gap in the chain.
+#[test]
+fn what_is_left_of_the_logs_of_an_open_that_was_cut_off_is_no_gap() {
+    let (image, expected) = killed(6, 32);
+    let logs = |env: &SimEnv| {
+        let mut names = env.names("/db").unwrap();
+        names.retain(|name| name.ends_with(".log"));
+        names
+    };
+    let env = image.crash_image(Crash::KeepAll);
+    let opened = open(&env, LARGE).unwrap();
+    let fresh = logs(&env);
+    assert!(fresh.len() > 3 && fresh[0] > *logs(&image).last().unwrap());
+    for left in &fresh[1..] {
+        let path = format!("/db/{left}");
+        let cut = image.crash_image(Crash::KeepAll);
+        cut.set_file(&path, env.file(&path).unwrap()).unwrap();
+        let db = open(&cut, LARGE).unwrap_or_else(|error| panic!("beside {left}: {error}"));
+        assert!(db.recovery_report().removed_files > logs(&image).len());
+        assert!(!logs(&cut).contains(left), "it is removed");
+        check(&db, &expected);
+    }
+    drop(opened);
+}
+
 #[test]
 fn progress_rises_to_the_whole_and_a_panic_in_it_changes_nothing() {
     let (image, expected) = killed(5, 64);

@@ -28,6 +28,9 @@ use crate::mutants::planted;
 use crate::slot::{Slot, Woken};
 use crate::sync::{Arc, Mutex, lock};
 
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;
+
 /// Members of one group at most: bounds the time that a leader works for others.
 pub const MAX_GROUP_MEMBERS: usize = 1024;
 

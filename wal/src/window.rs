@@ -92,3 +92,68 @@ impl<'f, F: LogFile> Window<'f, F> {
         Ok(())
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{READ_AHEAD, Window};
+    use crate::file::LogFile;
+    use std::io;
+
+    /// Bytes that count up, in a file that says to be longer than it is.
+    struct Shorter {
+        bytes: Vec<u8>,
+        said: u64,
+    }
+
+    impl LogFile for Shorter {
+        fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            let rest = self.bytes.get(offset as usize..).unwrap_or_default();
+            let len = rest.len().min(buf.len());
+            buf[..len].copy_from_slice(&rest[..len]);
+            Ok(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.said)
+        }
+    }
+
+    fn file(len: u64, said: u64) -> Shorter {
+        let bytes = (0..len).map(|i| (i % 251) as u8).collect();
+        Shorter { bytes, said }
+    }
+
+    #[test]
+    fn reads_forwards_backwards_and_across_what_is_in_memory() {
+        let len = 3 * READ_AHEAD;
+        let file = file(len, len);
+        let mut window = Window::new(&file).unwrap();
+        for offset in [
+            0,
+            READ_AHEAD,
+            READ_AHEAD - 7,
+            2 * READ_AHEAD + 5,
+            9,
+            len - 3,
+        ] {
+            let bytes = window.read(offset, 64).unwrap();
+            let end = (offset as usize + 64).min(len as usize);
+            assert_eq!(bytes, &file.bytes[offset as usize..end], "at {offset}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_ends_where_its_bytes_do() {
+        let file = file(100, 1_000);
+        let mut window = Window::new(&file).unwrap();
+        assert_eq!(window.read(0, 500).unwrap(), file.bytes);
+        assert_eq!(window.read(90, 64).unwrap(), &file.bytes[90..]);
+        assert!(window.read(100, 64).unwrap().is_empty());
+        assert_eq!(window.read_record::<64>(90).unwrap(), None);
+    }
+}

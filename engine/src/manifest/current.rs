@@ -191,6 +191,27 @@ mod tests {
         }
     }
 
+    /// With a hash that fits: a newer release meant what it wrote.
+    #[test]
+    fn a_newer_one_is_refused_as_such() {
+        let current = Current {
+            manifest: 12,
+            file_id: FileId([9; 16]),
+            sealed: None,
+        };
+        for (at, value) in [(8, 2), (8, 0), (12, 2), (15, 0x80)] {
+            let mut bytes = current.encode();
+            bytes[at] = value;
+            let hash = xxh3_64(&bytes[..CURRENT_LEN - 8]);
+            bytes[CURRENT_LEN - 8..].copy_from_slice(&hash.to_le_bytes());
+            let error = Current::decode(&bytes, Path::new("CURRENT"));
+            assert!(
+                matches!(error, Err(Error::Incompatible { .. })),
+                "{at}: {error:?}"
+            );
+        }
+    }
+
     /// Each field is where the format's document says.
     #[test]
     fn the_document_gives_the_offsets() {

@@ -9,6 +9,8 @@ mod current;
 mod edit;
 mod log;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use current::Current;
 pub(crate) use edit::{CollectionMeta, DeletionMeta, Edit, Field, MAX_NAME_LEN, Seal, SegmentMeta};

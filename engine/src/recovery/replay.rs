@@ -2,11 +2,12 @@
 //!
 //! Owns the chain: it begins at the file that the manifest names and follows each
 //! successor's link back; what is not linked is debris of an open that was cut
-//! off. Invariants: every log but the newest must end exactly where its successor
-//! says; after a clean close the newest must end where the seal says; an operation
-//! that a segment already holds is skipped, so replaying twice changes nothing; a row
-//! is kept only if a writer would have let it in, so a flush will take it; memory
-//! stays within the budget, beside one frame and its copy.
+//! off, unless it is of the chain's own session. Invariants: every log but the newest
+//! must end exactly where its successor says; after a clean close the newest must end
+//! where the seal says; an operation that a segment already holds is skipped, so
+//! replaying twice changes nothing; a row is kept only if a writer would have let it
+//! in, so a flush will take it; memory stays within the budget, beside one frame and
+//! its copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,8 +16,8 @@ use esker_segment::SeqNo;
 use esker_segment::distance::validate_vector;
 use esker_wal::mutants::planted;
 use esker_wal::{
-    Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, LogNumber, ReplayEnd,
-    ReplayError, SequencedFrame, read_header,
+    Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, ReplayEnd, ReplayError,
+    SequencedFrame, read_header,
 };
 
 use super::{Opening, TornTail, directory};
@@ -26,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::log_file::FileHandle;
 use crate::manifest::ManifestState;
-use crate::write::log::{Log, LogError};
+use crate::write::log::{Log, LogError, Session};
 
 /// A log to replay.
 pub(super) struct ChainedLog {
@@ -109,26 +110,30 @@ pub(super) fn find_chain(
     }
     seal_chain(dir, state, &mut chain)?;
     if !planted("open.log_links") {
-        let found: BTreeSet<_> = chain.iter().map(|log| log.header.number.0).collect();
         let unlinked = logs.values().map(|(_, _, header)| header);
-        check_links(dir, state, &found, unlinked)?;
+        check_links(dir, state, &chain, unlinked)?;
     }
     Ok(chain)
 }
 
-/// Debris begins with a log that follows none, and what goes on from there is there
-/// as well. A log that follows one which is gone is no debris: the chain has a gap.
+/// Debris is of another session than the chain, and any part of it may be gone. A log
+/// of the chain's own session that follows one which is gone is no debris: the chain
+/// has a gap.
 fn check_links<'a>(
     dir: &Path,
     state: &ManifestState,
-    chain: &BTreeSet<u64>,
+    chain: &'a [ChainedLog],
     unlinked: impl Iterator<Item = &'a LogHeader> + Clone,
 ) -> Result<()> {
-    let predecessors = unlinked.clone().filter_map(|header| header.predecessor);
-    for (LogNumber(number), _) in predecessors {
-        let there = chain.contains(&number) || unlinked.clone().any(|h| h.number.0 == number);
-        if number >= state.first_log && !there {
-            let path = FileName::Log(number).path(dir);
+    let session = chain.first().map(|log| Session::of(&log.header));
+    let chained = chain.iter().map(|log| &log.header);
+    let there: BTreeSet<_> = chained.chain(unlinked.clone()).map(|h| h.number).collect();
+    for header in unlinked.filter(|header| Some(Session::of(header)) == session) {
+        if let Some((gone, _)) = header.predecessor
+            && gone.0 >= state.first_log
+            && !there.contains(&gone)
+        {
+            let path = FileName::Log(gone.0).path(dir);
             let what = "it is missing or was never begun, but another log goes on from it";
             return Err(Error::corruption(&path, 0, what));
         }
@@ -165,7 +170,7 @@ impl ChainedLog {
         match self.expect {
             Expect::Ends(end) => Ok(end.offset),
             Expect::Newest => esker_wal::LogFile::len(&self.file)
-                .map_err(|error| Error::io(&self.path, "measuring", error)),
+                .map_err(|error| Error::io(&self.path, "reading", error)),
         }
     }
 }

@@ -71,6 +71,7 @@ pub(crate) struct Log {
     dir: Arc<Directory>,
     numbers: Arc<FileNumbers>,
     file_bytes: u64,
+    session: Session,
     inner: Mutex<Inner>,
     /// Held for every sync; true once one failed. The kernel reports a lost write
     /// to one caller only, so a sync that overlaps or follows a failed one may
@@ -92,6 +93,19 @@ struct Inner {
     gave_up_preparing: bool,
     /// Older files still on disk: number and length.
     retained: VecDeque<(u64, u64)>,
+}
+
+/// Which open a log was begun after: the second half of its file's id, which is
+/// random in the first log of a chain. So what is left of a chain can be told from
+/// other chains also where the log is gone that it follows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Session([u8; 8]);
+
+impl Session {
+    pub(crate) fn of(log: &LogHeader) -> Self {
+        let [_, _, _, _, _, _, _, _, half @ ..] = log.file_id;
+        Self(half)
+    }
 }
 
 struct Prepared {
@@ -122,6 +136,7 @@ impl Log {
             begin(dir.env(), file, number, None)
         })()
         .map_err(|error| Error::io(&path, "creating", error))?;
+        let session = Session::of(current.header());
         let inner = Inner {
             current,
             superseded: false,
@@ -135,6 +150,7 @@ impl Log {
             dir,
             numbers,
             file_bytes,
+            session,
             inner: Mutex::new(inner),
             sync_failed: Mutex::new(false),
             syncs: counter::AtomicU64::new(0),
@@ -182,8 +198,8 @@ impl Log {
         };
         inner.superseded = true;
         let path = FileName::Log(next.number).path(self.dir.path());
-        let predecessor = Some((LogNumber(old), end));
-        match begin(self.dir.env(), next.file, next.number, predecessor) {
+        let chained = Some((LogNumber(old), end, self.session));
+        match begin(self.dir.env(), next.file, next.number, chained) {
             Ok(writer) => {
                 inner.retained.push_back((old, end.offset));
                 inner.current = writer;
@@ -400,14 +416,19 @@ fn begin(
     env: &dyn Env,
     file: FileHandle,
     number: u64,
-    predecessor: Option<(LogNumber, esker_wal::LogEnd)>,
+    chained: Option<(LogNumber, esker_wal::LogEnd, Session)>,
 ) -> io::Result<LogWriter<FileHandle>> {
-    let file_id = env.entropy().file_id()?;
+    let mut file_id = env.entropy().file_id()?;
+    if let Some((_, _, session)) = chained
+        && let Some(half) = file_id.last_chunk_mut()
+    {
+        *half = session.0;
+    }
     let header = LogHeader {
         number: LogNumber(number),
         file_id,
         kind: LogKind::Writes,
-        predecessor,
+        predecessor: chained.map(|(number, end, _)| (number, end)),
     };
     LogWriter::create(file, &header)
 }

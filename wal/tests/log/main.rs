@@ -7,6 +7,7 @@
 )]
 
 mod damage;
+mod errors;
 mod golden;
 mod hostile;
 mod round_trip;
