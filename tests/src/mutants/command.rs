@@ -5,14 +5,14 @@
 //! children run.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::hunter::{Hunter, child};
 use super::list::{CONTROL, MUTANTS, Mutant};
 use super::runner::{HUNT, Task, Verdict, controls, hunt_each, is_mutant_build, table};
 
 const HOW: &str = "this build cannot leave steps out; build it with\n  RUSTFLAGS=\"--cfg \
-                   esker_mutants\" cargo run --release -p esker-tests --target-dir \
+                   esker_mutants\" cargo run -p esker-tests --target-dir \
                    target-mutants --bin campaign -- --mutants";
 
 /// Time of a child by default.
@@ -79,6 +79,7 @@ fn all(words: &[String]) -> Result<ExitCode, String> {
         time,
         only: None,
     };
+    let start = Instant::now();
     let tasks: Vec<_> = chosen.into_iter().map(task).collect();
     let verdicts = hunt_each(&tasks, seed, &report);
     // What is found where nothing is left out is found falsely, and so may be the rest.
@@ -86,11 +87,18 @@ fn all(words: &[String]) -> Result<ExitCode, String> {
     let sound = controls.iter().all(|v| v.kind == "survived");
     print!("{}", table(&verdicts));
     let killed = verdicts.iter().filter(|v| v.killed).count();
+    let survivors = verdicts.iter().filter(|v| !v.killed);
     let line = serde_json::json!({
+        "images": 0,
+        "workloads": 0,
+        "io_error_sites": 0,
+        // Found where nothing is left out.
+        "violations": controls.iter().filter(|v| v.kind != "survived").count(),
         "mutants": verdicts.len(),
-        "killed": killed,
-        "sound_without_mutants": sound,
+        "mutants_killed": killed,
+        "survivors": survivors.map(|v| v.mutant.name).collect::<Vec<_>>(),
         "slowest_seconds": verdicts.iter().map(|v| v.seconds).fold(0.0, f64::max),
+        "seconds": start.elapsed().as_secs(),
         "seed": seed,
     });
     println!("{line}");

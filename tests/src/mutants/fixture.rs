@@ -4,9 +4,12 @@
 //! another state. Invariant: equal plans make equal directories, file ids included.
 //! Must not know: what was done to the files.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use esker::{Background, Collection, CollectionOptions, Db, Error, MapMode, Metric, Options};
+use esker::{
+    Background, Collection, CollectionOptions, Db, Error, Key, MapMode, Metric, Options, SeqNo,
+};
 
 use crate::oracle::{Row, State, read_state};
 use crate::sim::{Call, CallKind, Crash, SimEnv};
@@ -38,6 +41,8 @@ pub(super) struct Fixture {
     /// What it must hold; the first is everything. Without a seal, damage to the
     /// last write cannot be told from a write that was torn.
     legal: Vec<State>,
+    /// SeqNos of all rows of the first.
+    seqnos: BTreeMap<(String, Key), SeqNo>,
     /// States before that in which every other log is whole: all that is left if
     /// the newest is cut or gone, and no seal says that it was there.
     without_newest_log: Vec<State>,
@@ -86,6 +91,7 @@ impl Fixture {
             db.drop_collection("b").expect("dropped");
         }
         let full = read_state(&db).expect("reads");
+        let seqnos = seqnos(&db, &full);
         let (newest, _) = states.last().cloned().expect("something was written");
         let in_newest = states.iter().position(|(log, _)| *log == newest);
         let states = states.split_off(in_newest.map_or(0, |first| first - 1));
@@ -105,6 +111,7 @@ impl Fixture {
             plan,
             env,
             legal,
+            seqnos,
             without_newest_log: earlier,
         }
     }
@@ -200,6 +207,12 @@ impl Fixture {
             };
             for (key, row) in rows {
                 let record = collection.get(key.clone()).map_err(|_| Answer::Error)?;
+                let seqno = record.as_ref().map(|record| record.seqno);
+                let told = self.seqnos.get(&(name.clone(), key.clone())).copied();
+                if std::ptr::eq(state, &self.legal[0]) && seqno != told {
+                    let what = format!("{key} was written at {seqno:?} instead of {told:?}");
+                    return Err(Answer::Wrong(what));
+                }
                 let found = record.map(|r| Row::new(&r.vector, r.payload.as_deref()));
                 if found.as_ref() != Some(row) {
                     let what = format!("get of {key} gives {found:?} instead of {row:?}");
@@ -209,6 +222,18 @@ impl Fixture {
         }
         Ok(())
     }
+}
+
+fn seqnos(db: &Db, state: &State) -> BTreeMap<(String, Key), SeqNo> {
+    let mut seqnos = BTreeMap::new();
+    for (name, rows) in state {
+        let collection = db.collection(name).expect("there");
+        for key in rows.keys() {
+            let record = collection.get(key.clone()).expect("reads").expect("a row");
+            seqnos.insert((name.clone(), key.clone()), record.seqno);
+        }
+    }
+    seqnos
 }
 
 /// Why the questions ended.

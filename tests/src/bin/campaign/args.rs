@@ -10,7 +10,7 @@ pub const USAGE: &str = "\
 usage: campaign [--seconds N] [--images N] [--workloads N] [--seed S] [--from N]
                 [--threads N] [--ledger FILE]
 
-  --seconds N    stop after so long (default 60)
+  --seconds N    explore crashes for so long (default 60), after the failing calls
   --images N     stop after so many images
   --workloads N  stop after so many workloads
   --seed S       what the random workloads are drawn from (default 1)

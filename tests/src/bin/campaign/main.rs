@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use args::Args;
+use esker_tests::io_sweep::{Report, SweepOptions, sweep};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -33,13 +34,15 @@ fn main() -> ExitCode {
         }
     };
     let start = Instant::now();
-    let crashes = match crashes::run(&args, start) {
+    let sweep = failures(args.seed);
+    let crashes = match crashes::run(&args, Instant::now()) {
         Ok(crashes) => crashes,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(2);
         }
     };
+    let violations = crashes.violations + sweep.violations.len() as u64;
     let line = serde_json::json!({
         "images": crashes.tally.images,
         "repeated": crashes.tally.repeated,
@@ -48,10 +51,36 @@ fn main() -> ExitCode {
         "scenes": crashes.tally.scenes,
         "exhausted_scenes": crashes.tally.exhausted,
         "next_workload": crashes.next,
-        "violations": crashes.violations,
+        "io_error_sites": sweep.sites.len(),
+        "io_error_calls": sweep.indices,
+        "io_errors": sweep.runs,
+        "io_error_images": sweep.images,
+        "violations": violations,
+        "mutants": 0,
+        "mutants_killed": 0,
         "seconds": start.elapsed().as_secs(),
         "seed": args.seed,
     });
     println!("{line}");
-    ExitCode::from(u8::from(crashes.violations > 0))
+    ExitCode::from(u8::from(violations > 0))
+}
+
+/// Every storage call of a few workloads made to fail, before the crashes begin.
+fn failures(seed: u64) -> Report {
+    let report = sweep(&SweepOptions {
+        seed,
+        ..SweepOptions::default()
+    });
+    println!(
+        "{} calls at {} sites made to fail {} times, {} images after it, {} violations",
+        report.indices,
+        report.sites.len(),
+        report.runs,
+        report.images,
+        report.violations.len()
+    );
+    for violation in report.violations.iter().take(10) {
+        println!("VIOLATION after a failure: {violation}");
+    }
+    report
 }
