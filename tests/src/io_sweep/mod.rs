@@ -1,12 +1,11 @@
 //! Every storage call of a few workloads made to fail, in every way, and what follows
 //! held against the design's table of errors.
 //!
-//! Owns [`sweep`] and its [`Report`]. Reading order: [`table`] says what must follow
-//! from which call; [`steps`] what is done; [`drive`] does it; [`run`] is one run with
-//! one failure in it, and everything that is asserted; [`verdict`] holds answers
-//! against the table. Invariants: a run is a
-//! function of workload, call, failure and seed; a call that the table does not
-//! know is a violation. Must not know: how the engine is built.
+//! Owns [`sweep()`] and its [`Report`]. Reading order: `table` says what must follow
+//! from which call; `steps` what is done; `drive` does it; `run` is one run with one
+//! failure in it, and everything that is asserted; `verdict` holds answers against the
+//! table. Invariants: a run is a function of workload, call, failure and seed; a call
+//! that the table does not know is a violation. Must not know: how the engine is built.
 
 mod drive;
 mod failure;
