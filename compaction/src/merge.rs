@@ -12,6 +12,7 @@ use std::collections::BinaryHeap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use esker_segment::mutants::planted;
 use esker_segment::{
     DeletionVector, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo,
 };
@@ -76,8 +77,8 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         let mut expected: u64 = 0;
         for (index, input) in self.inputs.iter().enumerate() {
             let iter = self.blame(index, input.segment.iter_from(Bound::Unbounded))?;
-            let mut cursor =
-                iter.filter(|item| !matches!(item, Ok((_, row)) if input.deleted.contains(*row)));
+            let dead = |row| input.deleted.contains(row) && !planted("merge.leave_out_dead");
+            let mut cursor = iter.filter(move |item| !matches!(item, Ok((_, row)) if dead(*row)));
             if let Some(head) = cursor.next() {
                 let (key, row) = self.blame(index, head)?;
                 heads.push(Reverse((key, index, row)));

@@ -12,10 +12,12 @@ use esker_compaction::{
     MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
 };
 use esker_segment::{CollectionId, DeletionVector, SegmentId};
+use esker_wal::mutants::planted;
 
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
+use crate::files::discard;
 use crate::sync::{AtomicBool, Ordering};
 use crate::view::{LiveSegment, SegmentFile, Version};
 
@@ -283,8 +285,10 @@ impl Core {
             return Ok(());
         };
         let deleted = match &output {
-            Some(output) => deleted_meanwhile(&collection.version, inputs, output)?,
-            None => DeletionVector::default(),
+            Some(output) if !planted("merge.carry_over") => {
+                deleted_meanwhile(&collection.version, inputs, output)?
+            }
+            _ => DeletionVector::default(),
         };
         let removed: Vec<_> = inputs.iter().map(LiveSegment::id).collect();
         let of_output = output.as_ref().filter(|_| !deleted.is_empty());
@@ -298,6 +302,10 @@ impl Core {
             added: output,
             fields: Vec::new(),
         };
+        if planted("merge.inputs_until_edit") {
+            let paths = inputs.iter().map(|s| s.file.pin.path());
+            paths.for_each(|path| discard(self.storage(), path));
+        }
         self.commit_version(&mut manifest, change, |_| {})?;
         drop(manifest);
         inputs.iter().for_each(|s| s.file.pin.mark_obsolete());

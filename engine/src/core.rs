@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use esker_segment::{CollectionId, Metric, SeqNo};
 use esker_wal::GroupCommit;
+use esker_wal::mutants::planted;
 
 use crate::background::Signals;
 use crate::dir::Directory;
@@ -176,7 +177,7 @@ impl Core {
                 }
                 Ok(())
             }
-            Err(CommitError::Unknown(error)) => {
+            Err(CommitError::Unknown(error)) if !planted("commit.poison") => {
                 Err(CommitError::Unknown(self.poison(error.to_string())))
             }
             Err(other) => Err(other),

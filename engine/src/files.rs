@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use esker_wal::mutants::planted;
+
 use crate::dir::Directory;
 use crate::env::{Storage, StorageFile};
 use crate::error::{Error, Result};
@@ -179,14 +181,18 @@ pub(crate) fn publish_file<T>(
             Some(failure) => return Err(writing(failure)),
             None => written?,
         };
-        file.sync_data()
-            .map_err(|error| Error::io(&temporary, "syncing", error))?;
+        if !planted("output.sync") {
+            file.sync_data()
+                .map_err(|error| Error::io(&temporary, "syncing", error))?;
+        }
         let before = dir.before();
         storage
             .rename(&temporary, &path)
             .map_err(|error| Error::io(&path, "renaming", error))?;
-        dir.sync(before)
-            .map_err(|error| Error::io(dir.path(), "syncing", error))?;
+        if !planted("output.dir_sync") {
+            dir.sync(before)
+                .map_err(|error| Error::io(dir.path(), "syncing", error))?;
+        }
         Ok(value)
     })();
     if result.is_err() {

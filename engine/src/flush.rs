@@ -11,7 +11,8 @@ mod contents;
 
 use std::sync::Arc;
 
-use esker_segment::CollectionId;
+use esker_segment::{CollectionId, SeqNo};
+use esker_wal::mutants::planted;
 
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::manifest::Field;
 use crate::memtable::Memtable;
 use crate::sync::{Ordering, PinArc};
-use crate::view::{SegmentFile, Version};
+use crate::view::{CollectionView, ReadView, SegmentFile, Version};
 
 pub(crate) use contents::{
     Contents, MemtableRows, Superseded, changed_deletions, resolve, resolve_since,
@@ -63,7 +64,8 @@ impl Core {
                 !c.frozen.is_empty() && self.info(**id).is_some_and(|i| i.damaged.lock().is_none())
             })
             .min_by_key(|(_, c)| c.frozen.first().map(|m| m.first_log()))?;
-        let memtable = PinArc::clone(collection.frozen.first()?);
+        let newest = planted("flush.oldest_first").then(|| collection.frozen.last());
+        let memtable = PinArc::clone(newest.unwrap_or(collection.frozen.first())?);
         Some((self.info(*id)?, memtable, Arc::clone(&collection.version)))
     }
 
@@ -148,34 +150,53 @@ impl Core {
             // Dropped meanwhile: the output is nobody's.
             return Ok(());
         };
-        resolve_since(contents, base, &collection.version, &mut superseded)?;
-        self.sync_log()?;
+        if !planted("flush.resolve_again") {
+            resolve_since(contents, base, &collection.version, &mut superseded)?;
+        }
+        if !planted("flush.sync_log_first") {
+            self.sync_log()?;
+        }
+        if planted("flush.mark_superseded") {
+            superseded.clear();
+        }
         let changed = changed_deletions(&collection.version, &superseded);
         let first_log = self.first_log_without(Some(memtable));
+        if planted("flush.log_until_edit") {
+            self.release_logs(first_log);
+            self.garbage.collect(self.storage());
+        }
+        let drop_memtable = |collection: &mut CollectionView| {
+            let frozen = &mut collection.frozen;
+            frozen.retain(|m| !std::ptr::eq(PinArc::as_ptr(m), memtable));
+        };
+        if planted("flush.memtable_until_edit") {
+            let all = |view: &mut ReadView| view.collections.get_mut(&id).map(drop_memtable);
+            self.published.update(all);
+        }
+        let flushed = match planted("flush.flushed_seqno") {
+            true => SeqNo(self.group.next_seqno().saturating_sub(1)),
+            false => memtable.last_seqno(),
+        };
         let change = VersionChange {
             collection: id,
             removed: &[],
             added: output,
             deletions: changed,
-            fields: vec![
-                Field::Flushed(id, memtable.last_seqno()),
-                Field::FirstLog(first_log),
-            ],
+            fields: vec![Field::Flushed(id, flushed), Field::FirstLog(first_log)],
         };
-        self.commit_version(&mut manifest, change, |collection| {
-            collection
-                .frozen
-                .retain(|m| !std::ptr::eq(PinArc::as_ptr(m), memtable));
-        })?;
+        self.commit_version(&mut manifest, change, drop_memtable)?;
         drop(manifest);
         memtable.charge().release_to_pins();
-        self.log
-            .release_below(first_log)
-            .into_iter()
-            .for_each(|path| self.garbage.add(path));
+        self.release_logs(first_log);
         self.counters.flushed();
         self.signals.compact.notify();
         Ok(())
+    }
+
+    /// Makes log files older than `first` garbage.
+    fn release_logs(&self, first: u64) {
+        let released = self.log.release_below(first);
+        released.into_iter().for_each(|path| self.garbage.add(path));
     }
 
     /// The oldest log file that any memtable but `without` needs.
@@ -188,6 +209,7 @@ impl Core {
             .values()
             .flat_map(|c| c.memtables())
             .filter(|m| !without.is_some_and(|w| std::ptr::eq(PinArc::as_ptr(m), w)))
+            .filter(|_| !planted("flush.log_of_others"))
             .map(|m| m.first_log())
             .fold(current, u64::min)
     }

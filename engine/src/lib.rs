@@ -25,7 +25,8 @@
 //! # }
 //! ```
 //!
-//! Reading order of the modules: `sync` names the locks; [`mod@env`] is how the outside world enters;
+//! Reading order of the modules: `sync` is where locks come from; [`mod@env`] is how
+//! the outside world enters;
 //! `batch`, `write` and `memtable` are the way in; `flush`, `compact` and `manifest`
 //! make it lasting; `view`, `read`, `search` and `scan` are the way out; `recovery` puts it
 //! together after a restart; `db`, `collection` and `snapshot` are the handles.

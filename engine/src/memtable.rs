@@ -15,6 +15,7 @@ use crossbeam_skiplist::SkipMap;
 use esker_segment::arena::{AppendRows, RowsReader};
 use esker_segment::distance::{Query, inverse_norm};
 use esker_segment::{Key, Metric, Row, SeqNo};
+use esker_wal::mutants::planted;
 
 use crate::memory::Charge;
 use crate::sync::counter::AtomicUsize;
@@ -54,7 +55,11 @@ struct Versioned {
 
 impl Ord for Versioned {
     fn cmp(&self, other: &Self) -> Order {
-        self.key.cmp(&other.key).then(other.seqno.cmp(&self.seqno))
+        let newest_first = match planted("memtable.newest_first") {
+            true => self.seqno.cmp(&other.seqno),
+            false => other.seqno.cmp(&self.seqno),
+        };
+        self.key.cmp(&other.key).then(newest_first)
     }
 }
 
@@ -185,6 +190,10 @@ impl Memtable {
 
     /// The newest entry of a key at or before `at`.
     pub(crate) fn latest(&self, key: &Key, at: SeqNo) -> Option<(SeqNo, Entry)> {
+        let at = match planted("memtable.get_at") {
+            true => SeqNo(u64::MAX),
+            false => at,
+        };
         let from = Versioned {
             key: key.clone(),
             seqno: at,
@@ -243,7 +252,8 @@ impl Memtable {
         let mut found: Vec<(Key, Entry)> = Vec::new();
         for entry in self.index.range((start, Bound::Unbounded)) {
             let Versioned { key, seqno } = entry.key();
-            if *seqno > at || found.last().is_some_and(|(last, _)| last == key) {
+            let later = *seqno > at && !planted("memtable.scan_at");
+            if later || found.last().is_some_and(|(last, _)| last == key) {
                 continue;
             }
             if found.len() == limit {

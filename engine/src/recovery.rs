@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use esker_segment::SeqNo;
 use esker_wal::GroupCommit;
+use esker_wal::mutants::planted;
 
 use crate::background::Signals;
 use crate::core::{CollectionInfo, Core};
@@ -187,7 +188,9 @@ impl Opening {
         self.set_damaged_aside();
         self.release_logs(log);
         // Before anything names the segments: they must not outrun the log.
-        log.sync().map_err(LogError::into_error)?;
+        if !planted("open.sync_tail") {
+            log.sync().map_err(LogError::into_error)?;
+        }
         let deletions = self.write_deletions(&mut state)?;
         Ok((state, deletions))
     }
@@ -207,6 +210,10 @@ impl Opening {
                 self.dir.display()
             )));
         }
+        let highest = match planted("open.numbers_above_files") {
+            true => 0,
+            false => highest,
+        };
         self.numbers.skip_to(next.max(highest + 1));
         Ok(())
     }
@@ -271,6 +278,9 @@ impl Opening {
         state.seal = None;
         self.report.last_seqno = state.last_seqno;
         let last = state.last_seqno;
+        if planted("open.sweep_after_manifest") {
+            self.sweep(&state, manifest_number)?;
+        }
         let manifest = match Manifest::create(&self.directory, manifest_number, state) {
             Ok(manifest) => manifest,
             Err(error) => {
@@ -282,7 +292,7 @@ impl Opening {
             }
         };
         self.mark_named(&deletions);
-        self.report.removed_files = self.sweep(&manifest)?;
+        self.report.removed_files = self.sweep(manifest.state(), manifest.number())?;
         static OPENED: counter::AtomicU64 = counter::AtomicU64::new(0);
         Ok(Core {
             identity: OPENED.fetch_add(1, Ordering::Relaxed),
@@ -312,21 +322,21 @@ impl Opening {
             cancel: AtomicBool::new(false),
             full_merges: AtomicUsize::new(0),
             scratches: ScratchPool::default(),
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(Some(lock).filter(|_| !planted("open.lock"))),
             options: self.options,
         })
     }
 
     /// Removes this engine's files that nothing names; foreign files stay.
-    fn sweep(&self, manifest: &Manifest) -> Result<usize> {
-        let state = manifest.state();
+    fn sweep(&self, state: &ManifestState, manifest: u64) -> Result<usize> {
         let deletions = state.deletion_files();
         let mut removed = 0;
         for (name, file) in directory::own_files(self.storage(), &self.dir)? {
             let needed = match file {
                 FileName::Current | FileName::Lock => true,
-                FileName::Manifest(number) => number == manifest.number(),
+                FileName::Manifest(number) => number == manifest,
                 FileName::Log(number) => number >= state.first_log,
+                FileName::Segment(_) if planted("open.sweep_unnamed_only") => false,
                 FileName::Segment(number) => state.segments().any(|(_, s)| s.meta.id.0 == number),
                 FileName::Deletions(number) => deletions.contains(&number),
                 FileName::UnfinishedSegment(_)

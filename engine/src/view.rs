@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{CollectionId, Key, Row, Segment, SegmentId, SeqNo, Source};
+use esker_wal::mutants::planted;
 
 use crate::gc::FilePin;
 use crate::manifest::SegmentMeta;
@@ -90,7 +91,10 @@ impl CollectionView {
     /// Freezes the active memtable and puts a fresh one in its place.
     pub(crate) fn freeze(&mut self, fresh: PinArc<Memtable>) {
         let full = std::mem::replace(&mut self.active, fresh);
-        self.frozen.push(full);
+        match planted("view.frozen_in_order") {
+            true => self.frozen.insert(0, full),
+            false => self.frozen.push(full),
+        }
     }
 
     /// Memtables, newest first.

@@ -12,6 +12,7 @@ use roaring::RoaringBitmap;
 
 use crate::error::SegmentError;
 use crate::id::{FileId, Row, SegmentId};
+use crate::mutants::planted;
 use crate::preamble;
 use crate::wire::Fields;
 
@@ -170,7 +171,8 @@ pub fn decode(
         .zip(usize::try_from(location.len).ok())
         .and_then(|(start, len)| file.get(start..start.checked_add(len)?))
         .ok_or_else(|| corrupt("the file ends before this deletion vector does"))?;
-    if preamble::hash(file_id, location.offset, entry) != location.hash {
+    let sound = preamble::hash(file_id, location.offset, entry) == location.hash;
+    if !sound && !planted("deletions.hash") {
         return Err(corrupt("the deletion vector fails its checksum"));
     }
     let mut fields = Fields::new(entry, location.offset);

@@ -9,6 +9,9 @@ compile_error!(
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("places in files are 64-bit numbers and are used as addresses in memory");
 
+#[doc(hidden)]
+pub mod mutants;
+
 mod error;
 mod id;
 mod key;

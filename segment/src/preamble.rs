@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::error::SegmentError;
 use crate::id::FileId;
+use crate::mutants::planted;
 use crate::wire::Fields;
 
 /// Length of the preamble in bytes.
@@ -78,7 +79,8 @@ pub(crate) fn check<'a>(
             "the file ends inside its header",
         ));
     };
-    if hash(file_id, 0, body) != u64::from_le_bytes(*own) {
+    let sound = hash(file_id, 0, body) == u64::from_le_bytes(*own);
+    if !sound && !planted("segment.header_hash") {
         return Err(SegmentError::corruption(0, "the header fails its checksum"));
     }
     if version > FORMAT_VERSION {

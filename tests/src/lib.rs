@@ -6,10 +6,12 @@
 //! way; [`oracle`] knows which states are legal afterwards; [`run`] drives a database,
 //! a machine and an oracle through a list of operations; [`io_sweep`] makes every
 //! storage call of a few workloads fail and holds what follows against a table;
-//! [`campaign`] recovers everything that crashes in such lists may leave; `schedules`,
-//! under `cfg(shuttle)`, runs the engine's tasks in seeded turns; [`load`] makes rows
+//! [`campaign`] recovers everything that crashes in such lists may leave; [`mutants`]
+//! plants bugs and hunts them; `schedules`, under `cfg(shuttle)`, runs the engine's
+//! tasks in seeded turns; [`load`] makes rows
 //! by the thousand and measures recall; [`forge`] puts checksums right after bytes
-//! were changed; `tmpfs` mounts a disk that can be filled.
+//! were changed; [`child`] listens to a process that will be killed; `tmpfs` mounts a
+//! disk that can be filled.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -39,7 +41,11 @@ pub mod load;
 
 pub mod campaign;
 
+pub mod mutants;
+
 pub mod forge;
+
+pub mod child;
 
 #[cfg(target_os = "linux")]
 pub mod tmpfs;

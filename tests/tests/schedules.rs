@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use esker_tests::schedules::tasks::{self, Tally};
+use esker_tests::schedules::tally::Tally;
+use esker_tests::schedules::tasks;
 use esker_tests::schedules::turns;
 
 const DEFAULT_SCHEDULES: u64 = 2_000;

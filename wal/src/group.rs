@@ -24,6 +24,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
+use crate::mutants::planted;
 use crate::slot::{Slot, Woken};
 use crate::sync::{Arc, Mutex, lock};
 
@@ -331,12 +332,21 @@ fn commit<S: CommitSink>(
     mut group: Vec<Sequenced<S::Request>>,
     last: u64,
 ) -> Result<(), S::Error> {
-    sink.append(&mut group)?;
-    if group.iter().any(|member| S::wants_sync(&member.request)) {
+    if let Err(error) = sink.append(&mut group)
+        && !planted("group.append_error")
+    {
+        return Err(error);
+    }
+    let wanted = group.iter().any(|member| S::wants_sync(&member.request));
+    let late = planted("group.visible_after_sync");
+    if wanted && !late && !planted("group.sync") {
         sink.sync()?;
     }
     sink.apply(group);
     sink.publish(last);
+    if wanted && late {
+        sink.sync()?;
+    }
     Ok(())
 }
 

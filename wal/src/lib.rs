@@ -41,6 +41,9 @@
 //! # }
 //! ```
 
+#[doc(hidden)]
+pub mod mutants;
+
 mod error;
 mod file;
 mod layout;

@@ -17,6 +17,7 @@ use crate::error::{ReplayError, WalError};
 use crate::file::{LogEnd, LogFile};
 use crate::frame::{FRAME_HEADER_LEN, FrameHeader};
 use crate::header::{DecodedHeader, HEADER_LEN, LogHeader, LogKind};
+use crate::mutants::planted;
 use crate::scan::scan;
 use crate::window::Window;
 
@@ -87,7 +88,8 @@ pub fn read_header<F: LogFile>(file: &F, kind: LogKind) -> Result<HeaderState, W
         Some(DecodedHeader::Incompatible(what)) => Err(WalError::Incompatible { what }),
         Some(DecodedHeader::Damaged) | None => {
             // The header was synced before the first frame was written.
-            if scan(&mut window, HEADER_LEN as u64, None)?.any_frame {
+            let evidence = scan(&mut window, HEADER_LEN as u64, None)?;
+            if evidence.any_frame && !planted("log.header_evidence") {
                 Err(corruption(0, "the file header is damaged"))
             } else {
                 Ok(HeaderState::NeverUsed)
@@ -168,16 +170,18 @@ impl<'f, F: LogFile> Replay<'f, F> {
             return Ok(Err(Broken("the file ends within a frame, or before one")));
         };
         let decoded = FrameHeader::decode(&record, at.offset);
-        let Some((header, crc)) = decoded.filter(|(header, _)| header.salt == self.salt) else {
+        let own = |salt| salt == self.salt || planted("frame.salt");
+        let Some((header, crc)) = decoded.filter(|(header, _)| own(header.salt)) else {
             return Ok(Err(Broken("there is no intact frame header")));
         };
         let len = header.encoded_len();
         let bytes = self.window.read(at.offset, len)?;
         let body = bytes.get(FRAME_HEADER_LEN..).unwrap_or_default();
-        if bytes.len() as u64 != len || crc32fast::hash(body) != header.payload_crc {
+        let sound = crc32fast::hash(body) == header.payload_crc || planted("frame.payload_crc");
+        if bytes.len() as u64 != len || !sound {
             return Ok(Err(Broken("a payload does not match its checksum")));
         }
-        if header.previous_crc != at.chain_crc {
+        if header.previous_crc != at.chain_crc && !planted("frame.chain") {
             return Err(corruption(
                 at.offset,
                 "a frame follows another than it was written after",
@@ -216,7 +220,7 @@ impl<'f, F: LogFile> Replay<'f, F> {
     }
 
     fn check_end(&self, expected: LogEnd) -> Result<ReplayEnd, WalError> {
-        if self.end != expected {
+        if self.end != expected && !planted("replay.end_crc") {
             return Err(corruption(
                 self.end.offset,
                 "the log ends with another frame than it did",
@@ -232,7 +236,7 @@ impl<'f, F: LogFile> Replay<'f, F> {
             return Err(corruption(end.offset, broken.0));
         }
         let evidence = scan(&mut self.window, end.offset, Some(self.salt))?;
-        if evidence.durable_up_to > end.offset {
+        if evidence.durable_up_to > end.offset && !planted("replay.torn_or_damaged") {
             return Err(corruption(end.offset, broken.0));
         }
         Ok(match evidence.content_end - end.offset {

@@ -12,6 +12,7 @@ use crate::file::{LogEnd, LogFile};
 use crate::frame::{FrameHeader, MAX_PAYLOAD};
 use crate::frame_buf::FrameBuf;
 use crate::header::{HEADER_LEN, LogHeader};
+use crate::mutants::planted;
 
 /// Memory that the buffer for joining frames keeps between groups, in bytes. What
 /// a rare large group needed beyond it is given back.
@@ -61,7 +62,9 @@ impl<F: LogFile> LogWriter<F> {
         }
         let (record, chain_crc) = header.encode();
         file.write_at(0, &record)?;
-        file.sync_data()?;
+        if !planted("log.header_sync") {
+            file.sync_data()?;
+        }
         Ok(Self {
             file,
             salt: header.salt(),
@@ -106,7 +109,7 @@ impl<F: LogFile> LogWriter<F> {
             }
         };
         // Taken back only by success: a panic on the way out is a failure too.
-        self.abandoned = true;
+        self.abandoned = !planted("log.abandon");
         self.file.write_at(self.end.offset, bytes)?;
         self.abandoned = false;
         self.joined.clear();
@@ -146,7 +149,7 @@ impl<F: LogFile> LogWriter<F> {
             salt: self.salt,
             offset: at.offset,
             first_seqno: frame.first_seqno,
-            durable_up_to: self.durable_up_to,
+            durable_up_to: self.mark(at),
             previous_crc: at.chain_crc,
             payload_crc: seal.payload_crc,
         };
@@ -155,6 +158,15 @@ impl<F: LogFile> LogWriter<F> {
         LogEnd {
             offset: at.offset + header.encoded_len(),
             chain_crc,
+        }
+    }
+
+    /// What a frame at `at` says to be durable.
+    fn mark(&self, at: LogEnd) -> u64 {
+        match () {
+            () if planted("frame.durable_mark") => HEADER_LEN as u64,
+            () if planted("frame.mark_only_synced") => at.offset,
+            () => self.durable_up_to,
         }
     }
 

@@ -22,6 +22,7 @@ use std::path::Path;
 
 use esker_segment::FileId;
 use esker_wal::LogEnd;
+use esker_wal::mutants::planted;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::batch::Reader;
@@ -87,7 +88,7 @@ impl Current {
         let hash = bytes
             .get(CURRENT_LEN - 8..)
             .and_then(|tail| Reader(tail).u64());
-        if hash != Some(xxh3_64(body)) {
+        if hash != Some(xxh3_64(body)) && !planted("current.hash") {
             return Err(damaged("its checksum does not match"));
         }
         let version = rest.u32();
@@ -142,14 +143,20 @@ impl Current {
             }
             let file = storage.create(&temporary)?;
             file.write_at(0, &self.encode())?;
-            file.sync_data()
+            match planted("current.sync") {
+                true => Ok(()),
+                false => file.sync_data(),
+            }
         })();
         prepared
             .map_err(|error| ReplaceError::Unchanged(Error::io(&temporary, "writing", error)))?;
         let before = dir.before();
         storage
             .rename(&temporary, &path)
-            .and_then(|()| dir.sync(before))
+            .and_then(|()| match planted("current.dir_sync") {
+                true => Ok(()),
+                false => dir.sync(before),
+            })
             .map_err(|error| ReplaceError::Unknown(Error::io(&path, "replacing", error)))
     }
 }

@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use esker_segment::FileId;
+use esker_wal::mutants::planted;
 use esker_wal::{
     Expect, FrameBuf, HeaderState, LogEnd, LogFile, LogHeader, LogKind, LogNumber, LogWriter,
     ReplayEnd, ReplayError, SequencedFrame,
@@ -76,10 +77,15 @@ impl Manifest {
         let current = Current {
             manifest: number,
             file_id: manifest.file_id,
-            sealed: None,
+            sealed: planted("current.unseal").then(|| manifest.writer.end()),
         };
+        if planted("open.fresh_manifest")
+            && !matches!(Current::read(dir.storage(), dir.path()), Ok(None))
+        {
+            return Ok(manifest);
+        }
         if let Err(error) = current.replace(dir) {
-            if matches!(error, ReplaceError::Unchanged(_)) {
+            if matches!(error, ReplaceError::Unchanged(_)) || planted("current.in_doubt") {
                 discard(dir.storage(), &FileName::Manifest(number).path(dir.path()));
             }
             return Err(error.into());
@@ -110,9 +116,13 @@ impl Manifest {
                 state,
             };
             manifest.append(&manifest.state.to_edit())?;
-            manifest.sync()?;
+            if !planted("manifest.first_sync") {
+                manifest.sync()?;
+            }
             manifest.base_len = manifest.len();
-            dir.sync(before)?;
+            if !planted("manifest.dir_sync") {
+                dir.sync(before)?;
+            }
             Ok(manifest)
         })();
         written.map_err(|error| {
@@ -155,10 +165,16 @@ impl Manifest {
         next.apply(edit).map_err(|what| {
             CommitError::Clean(Error::invalid(format!("an edit that does not fit: {what}")))
         })?;
+        if planted("manifest.state_after_sync") {
+            self.state = next.clone();
+        }
         let rewrite = self.writer.is_abandoned()
             || self.writer.end().offset > REWRITE_BYTES.max(2 * self.base_len);
         let attempted = !rewrite && self.append(edit).is_err();
         if rewrite || attempted {
+            if planted("manifest.old_until_current") {
+                discard(dir.storage(), &path);
+            }
             let fresh = Self::create(dir, fresh_number(), next);
             *self = fresh.map_err(|error| match error {
                 CommitError::Clean(error) if attempted => CommitError::InDoubt(error),
@@ -167,8 +183,10 @@ impl Manifest {
             discard(dir.storage(), &path);
             return Ok(());
         }
-        self.sync()
-            .map_err(|error| CommitError::Unknown(Error::io(&path, "syncing", error)))?;
+        if !planted("manifest.edit_sync") {
+            self.sync()
+                .map_err(|error| CommitError::Unknown(Error::io(&path, "syncing", error)))?;
+        }
         self.state = next;
         Ok(())
     }
@@ -237,7 +255,8 @@ pub(crate) fn replay_manifest(
             return Err(Error::corruption(&path, 0, "the manifest's header is gone"));
         }
     };
-    if header.file_id != current.file_id.0 || header.number.0 != current.manifest {
+    let own = header.file_id == current.file_id.0 || planted("manifest.file_id");
+    if !own || header.number.0 != current.manifest {
         return Err(Error::corruption(
             &path,
             0,

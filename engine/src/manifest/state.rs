@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use esker_segment::{CollectionId, SegmentId, SeqNo};
+use esker_wal::mutants::planted;
 
 use super::edit::{CollectionMeta, DeletionMeta, Edit, Field, Seal, SegmentMeta};
 
@@ -164,7 +165,9 @@ impl ManifestState {
                 }
             }
         }
-        fields.push(Field::NextCollection(self.next_collection));
+        if !planted("manifest.next_collection") {
+            fields.push(Field::NextCollection(self.next_collection));
+        }
         fields.push(Field::NextFile(self.next_file));
         fields.push(Field::FirstLog(self.first_log));
         fields.push(Field::LastSeqNo(self.last_seqno));

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 
+use esker_wal::mutants::planted;
 use esker_wal::{Expect, HeaderState, LogKind, ReplayError, read_header, replay};
 
 use crate::env::{Storage, StorageLock};
@@ -52,9 +53,11 @@ pub(super) fn claim(dir: &Path, options: &Options) -> Result<Box<dyn StorageLock
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        storage
-            .sync_dir(parent)
-            .map_err(|error| Error::io(parent, "syncing", error))?;
+        if !planted("open.parent_sync") {
+            storage
+                .sync_dir(parent)
+                .map_err(|error| Error::io(parent, "syncing", error))?;
+        }
     }
     let path = FileName::Lock.path(dir);
     match storage.lock(&path) {
@@ -104,7 +107,7 @@ fn check_empty(
                 .list(dir)
                 .is_ok_and(|now| now.iter().any(|n| n == CURRENT))
         };
-        if proof && !created() {
+        if proof && !planted("open.current_missing") && !created() {
             let what = format!(
                 "it is missing, but {} shows that there was one",
                 file.name()

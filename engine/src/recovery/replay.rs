@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use esker_segment::SeqNo;
 use esker_segment::distance::validate_vector;
+use esker_wal::mutants::planted;
 use esker_wal::{
     Expect, Frame, FrameBuf, HeaderState, LogEnd, LogHeader, LogKind, ReplayEnd, ReplayError,
     SequencedFrame, read_header,
@@ -58,7 +59,7 @@ pub(super) fn find_chain(
         let file = FileHandle(file);
         let in_wal = |error| Error::in_wal(&path, error);
         if let HeaderState::Valid(header) = read_header(&file, LogKind::Writes).map_err(in_wal)? {
-            if header.number.0 != number {
+            if header.number.0 != number && !planted("open.log_number") {
                 return Err(Error::corruption(
                     &path,
                     0,
@@ -72,6 +73,9 @@ pub(super) fn find_chain(
     let mut next = Some(state.first_log);
     while let Some(number) = next {
         let Some((path, file, header)) = logs.remove(&number) else {
+            if planted("open.log_missing") {
+                break;
+            }
             let path = FileName::Log(number).path(dir);
             return Err(Error::corruption(
                 &path,
@@ -90,7 +94,10 @@ pub(super) fn find_chain(
             .iter()
             .rev()
             .find_map(|(&n, (_, _, h))| linked(h).map(|end| (n, end)));
-        let expect = successor.map_or(Expect::Newest, |(_, end)| Expect::Ends(end));
+        let end = successor
+            .map(|(_, end)| end)
+            .filter(|_| !planted("open.log_end"));
+        let expect = end.map_or(Expect::Newest, Expect::Ends);
         chain.push(ChainedLog {
             path,
             file,
@@ -102,12 +109,10 @@ pub(super) fn find_chain(
         next = successor.map(|(n, _)| n).filter(|_| !sealed);
     }
     seal_chain(dir, state, &mut chain)?;
-    check_links(
-        dir,
-        state,
-        &chain,
-        logs.values().map(|(_, _, header)| header),
-    )?;
+    if !planted("open.log_links") {
+        let unlinked = logs.values().map(|(_, _, header)| header);
+        check_links(dir, state, &chain, unlinked)?;
+    }
     Ok(chain)
 }
 
@@ -148,6 +153,9 @@ fn seal_chain(dir: &Path, state: &ManifestState, chain: &mut [ChainedLog]) -> Re
             0,
             "the log that was newest at the close is missing",
         ));
+    }
+    if planted("open.sealed_log_end") {
+        return Ok(());
     }
     newest.expect = Expect::Ends(LogEnd {
         offset: seal.end,
@@ -232,7 +240,9 @@ impl Opening {
             return Err(damaged("its SeqNos do not follow those of the log before"));
         }
         self.next_seqno = frame.first_seqno + u64::from(frame.seqno_count);
-        state.last_seqno = state.last_seqno.max(SeqNo(last));
+        if !planted("replay.last_seqno") {
+            state.last_seqno = state.last_seqno.max(SeqNo(last));
+        }
         self.report.batches += 1;
         // Looked at whole before any of it is kept.
         let mut ops = 0_u32;
@@ -253,7 +263,10 @@ impl Opening {
         if !needed {
             return Ok(());
         }
-        let number = relog(frame, log)?;
+        let number = match planted("replay.relog") {
+            true => log.oldest(),
+            false => relog(frame, log)?,
+        };
         decode(frame.payload, |index, operation| {
             if needs(state, frame, index, &operation).map_err(damaged)? {
                 let seqno = SeqNo(frame.first_seqno + u64::from(index));
@@ -273,7 +286,9 @@ impl Opening {
         log: u64,
     ) -> Option<()> {
         let memtable = &self.view.collections.get(&operation.collection())?.active;
-        memtable.note_log(log);
+        if !planted("replay.note_log") {
+            memtable.note_log(log);
+        }
         self.report.operations += 1;
         match operation {
             Operation::Put {
@@ -316,7 +331,8 @@ fn needs(
     {
         return Err("a vector of another dimension than its collection");
     }
-    Ok(frame.first_seqno + u64::from(index) > collection.flushed.0)
+    let flushed = frame.first_seqno + u64::from(index) <= collection.flushed.0;
+    Ok(!flushed || planted("replay.skip_flushed"))
 }
 
 /// Whether a writer would have let the vector in. The log's CRCs say that it is what

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use esker_segment::{CollectionId, SegmentId};
+use esker_wal::mutants::planted;
 
 use super::Opening;
 use crate::batch::Operation;
@@ -192,7 +193,14 @@ impl Opening {
         for segment in &version.segments {
             resolve(&contents, segment, &mut superseded)?;
         }
-        let mut fields = vec![Field::Flushed(info.id, memtable.last_seqno())];
+        if planted("open.flush_resolves") {
+            superseded.clear();
+        }
+        let flushed = match planted("open.flush_seqno") {
+            true => state.last_seqno,
+            false => memtable.last_seqno(),
+        };
+        let mut fields = vec![Field::Flushed(info.id, flushed)];
         let mut output = None;
         if !contents.has_no_rows() {
             let rows = MemtableRows::new(memtable, &contents, &|| false);
@@ -229,6 +237,7 @@ impl Opening {
             .values()
             .flat_map(|collection| collection.memtables())
             .map(|memtable| memtable.first_log())
+            .filter(|_| !planted("open.flush_keeps_log"))
             .fold(current, u64::min);
         for path in log.release_below(first) {
             discard(self.storage(), &path);
@@ -239,6 +248,9 @@ impl Opening {
     /// The pins hold the files until the manifest names them.
     pub(super) fn write_deletions(&mut self, state: &mut ManifestState) -> Result<Vec<FilePin>> {
         let mut pins = Vec::new();
+        if planted("open.flush_deletions") {
+            self.room.changed.clear();
+        }
         for (id, segments) in std::mem::take(&mut self.room.changed) {
             let Some(collection) = self.view.collections.get(&id) else {
                 continue;

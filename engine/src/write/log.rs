@@ -12,6 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use esker_wal::mutants::planted;
 use esker_wal::{FileId, LogFile, LogHeader, LogKind, LogNumber, LogWriter, SequencedFrame};
 
 use crate::dir::Directory;
@@ -170,7 +171,8 @@ impl Log {
             .map(|frame| frame.buf.encoded_len() as u64)
             .sum();
         let full = inner.current.end().offset + needed > self.file_bytes && inner.has_frames();
-        if full || inner.current.is_abandoned() || inner.superseded {
+        let superseded = inner.superseded && !planted("log.superseded");
+        if full || inner.current.is_abandoned() || superseded {
             self.rotate(inner)?;
         }
         let number = inner.current.header().number.0;
@@ -191,7 +193,8 @@ impl Log {
     fn rotate(&self, inner: &mut Inner) -> Result<(), LogError> {
         let old = inner.current.header().number.0;
         let end = inner.current.end();
-        if inner.current.durable_up_to() < end.offset || inner.current.is_abandoned() {
+        let unsynced = inner.current.durable_up_to() < end.offset || inner.current.is_abandoned();
+        if unsynced && !planted("log.rotation_sync") {
             self.finish_sync(inner, old)?;
         }
         let next = match inner.prepared.take() {
@@ -235,7 +238,9 @@ impl Log {
             if zeroed {
                 self.fill_with_zeros(&file)?;
             }
-            self.dir.sync(before)?;
+            if !planted("log.dir_sync") {
+                self.dir.sync(before)?;
+            }
             Ok(Prepared { number, file })
         })();
         prepared.map_err(|error: io::Error| {
@@ -273,7 +278,10 @@ impl Log {
         match prepared {
             // Numbers grow along the chain. A writer that could not wait has rotated
             // to a file of its own meanwhile, so this one comes too late.
-            Ok(late) if late.number <= inner.current.header().number.0 => {
+            Ok(late)
+                if late.number <= inner.current.header().number.0
+                    && !planted("log.prepared_late") =>
+            {
                 drop(inner);
                 discard(
                     self.dir.storage(),
@@ -332,8 +340,10 @@ impl Log {
 
     fn sync_file(&self, file: &FileHandle, number: u64) -> Result<(), LogError> {
         let mut failed = self.sync_failed.lock();
-        let result = if *failed {
+        let result = if *failed && !planted("log.sync_again") {
             Err(io::Error::other("an earlier sync of the log failed"))
+        } else if planted("log.sync") {
+            Ok(())
         } else {
             file.sync_data()
         };

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use esker_segment::{CollectionId, SeqNo};
+use esker_wal::mutants::planted;
 use esker_wal::{CommitSink, FrameBuf, Sequenced, SequencedFrame};
 
 use super::log::LogError;
@@ -84,7 +85,9 @@ impl CommitSink for Core {
                     return Ok(());
                 };
                 let memtable = &collection.active;
-                memtable.note_log(log);
+                if !planted("apply.note_log") {
+                    memtable.note_log(log);
+                }
                 if touched.last() != Some(&id) {
                     touched.push(id);
                 }
@@ -137,6 +140,7 @@ impl Core {
     fn log_failed(&self, error: LogError) -> Error {
         match error {
             LogError::Failed(error) => error,
+            LogError::Unknown(error) if planted("log.poison") => error,
             LogError::Unknown(error) => self.poison(error.to_string()),
         }
     }
@@ -154,7 +158,9 @@ impl Core {
     }
 
     fn note_periodic(&self, period: Option<Duration>) {
-        let Some(period) = period else { return };
+        let Some(period) = period.filter(|_| !planted("log.periodic_sync")) else {
+            return;
+        };
         let due = self.env.clock().now().saturating_add(period);
         let mut earliest = self.pipeline.sync_due.lock();
         if earliest.is_none_or(|other| due < other) {

@@ -12,6 +12,7 @@ use crate::layout::{
     FLAG_IGNORABLE, Footer, HEADER_LEN, Header, SectionEntry, SectionTag, TAIL_LEN, Tail,
 };
 use crate::metric::Metric;
+use crate::mutants::planted;
 use crate::preamble;
 use crate::reader::Expected;
 use crate::source::{Resident, Section, SectionSource};
@@ -61,7 +62,8 @@ impl Layout {
         let tail = Tail::decode(&source.resident(len - TAIL_LEN as u64..len)?, len)?;
         let footer = source.resident(tail.footer_offset..len - TAIL_LEN as u64)?;
         let hash = preamble::hash(expected.file_id, tail.footer_offset, &footer);
-        if hash != tail.footer_hash || hash != expected.hash {
+        let named = hash == expected.hash || planted("segment.manifest_hash");
+        if hash != tail.footer_hash || !named {
             return Err(SegmentError::corruption(
                 tail.footer_offset,
                 "the footer fails its checksum",

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::error::SegmentError;
 use crate::id::FileId;
 use crate::layout::SectionEntry;
+use crate::mutants::planted;
 use crate::preamble;
 use crate::source::Resident;
 use crate::wire::u64_at;
@@ -113,7 +114,8 @@ impl Section {
     /// Checks one block's bytes against its hash and remembers success.
     pub(crate) fn check_block(&self, block: u32, bytes: &[u8]) -> Result<(), SegmentError> {
         let hash = preamble::hash(self.file_id, u64::from(self.number(block)), bytes);
-        if u64_at(&self.hashes, block as usize) != Some(hash) {
+        let sound = u64_at(&self.hashes, block as usize) == Some(hash);
+        if !sound && !planted("segment.block_hash") {
             let at = u64::from(block) << self.block_shift;
             return Err(self.corruption(
                 at,

@@ -10,15 +10,13 @@
 //! exit code is 1 if anything was lost.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use esker::{Collection, CollectionOptions, Db, Durability, Metric, Options, SearchOptions};
 use esker::{WriteBatch, WriteOptions};
+use esker_tests::child::{Talker, say};
 
 type Rows = BTreeMap<Vec<u8>, (Vec<f32>, Option<Vec<u8>>)>;
 
@@ -95,7 +93,6 @@ fn reached(progress: &Collection) -> u64 {
 fn child(dir: &Path, seed: u64) {
     let db = Db::open(dir, options()).expect("opens");
     let (rows, progress) = collections(&db);
-    let mut out = std::io::stdout().lock();
     let mut op = reached(&progress);
     loop {
         op += 1;
@@ -119,42 +116,24 @@ fn child(dir: &Path, seed: u64) {
         };
         db.write_with(batch, WriteOptions::new().durability(durability))
             .expect("acknowledged");
-        writeln!(out, "{op}").expect("the parent listens");
-        out.flush().expect("the parent listens");
+        say(op).expect("the parent listens");
     }
 }
 
-fn spawn(dir: &Path, seed: u64) -> Child {
-    Command::new(std::env::current_exe().expect("own path"))
+fn spawn(dir: &Path, seed: u64) -> Talker {
+    let mut command = Command::new(std::env::current_exe().expect("own path"));
+    command
         .args(["--child", &seed.to_string(), "--dir"])
-        .arg(dir)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("starts")
+        .arg(dir);
+    Talker::spawn(&mut command).expect("starts")
 }
 
 /// Lets a child write for `life`, kills it, and returns the last number that it
 /// said was acknowledged.
 fn run_and_kill(dir: &Path, seed: u64, life: Duration) -> u64 {
-    let mut process = spawn(dir, seed);
-    let acknowledged = Arc::new(AtomicU64::new(0));
-    let reader = {
-        let out = BufReader::new(process.stdout.take().expect("piped"));
-        let acknowledged = Arc::clone(&acknowledged);
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                // A line cut off by the kill is not an acknowledgement that was read.
-                if let Ok(op) = line.parse() {
-                    acknowledged.store(op, Ordering::Release);
-                }
-            }
-        })
-    };
+    let process = spawn(dir, seed);
     std::thread::sleep(life);
-    process.kill().expect("killed");
-    process.wait().expect("reaped");
-    reader.join().expect("read");
-    acknowledged.load(Ordering::Acquire)
+    process.kill().expect("killed")
 }
 
 #[derive(Default)]

@@ -21,7 +21,7 @@ mod searches;
 mod tests;
 
 pub use model::{Change, Loss, Oracle, Outcome, Recovered, WriteId};
-pub use reads::{Queries, check_snapshot};
+pub use reads::{Queries, check_snapshot, read_state};
 pub use searches::Seen;
 
 use std::collections::BTreeMap;

@@ -100,7 +100,10 @@ impl Reading<'_> {
 }
 
 /// Every row of every collection, by full scans.
-pub(super) fn read_state(db: &Db) -> Result<State, String> {
+///
+/// # Errors
+/// What a read answered, for people.
+pub fn read_state(db: &Db) -> Result<State, String> {
     let mut state = State::new();
     for name in db.collections() {
         let collection = db.collection(&name).map_err(|error| error.to_string())?;

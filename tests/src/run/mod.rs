@@ -6,12 +6,14 @@
 //! crash, a recovery, a verification and a clean close. Must not know: what
 //! chose the operations.
 
+pub mod draw;
 mod inside;
 mod machine;
 mod ops;
 mod record;
 mod steps;
 mod summary;
+pub mod sweep;
 
 pub use machine::run;
 pub use ops::{

@@ -5,12 +5,12 @@
 //! Must not know: who writes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use esker::{Durability, Key, Record, SeqNo};
 
-use super::tasks::{COLLECTIONS, DIMENSION, METRIC, Tally};
+use super::tally::{Tally, add};
+use super::tasks::{COLLECTIONS, DIMENSION, METRIC};
 use crate::oracle::{Change, Oracle, Outcome, Row};
 
 /// Rows by collection and key, with the SeqNos that put them.
@@ -139,12 +139,9 @@ impl History {
         let inner = self.lock();
         let errored = |write: &&Write| write.outcome == Outcome::Errored;
         let errored = inner.writes.iter().filter(errored).count();
-        let add = |counter: &std::sync::atomic::AtomicU64, n: usize| {
-            counter.fetch_add(n as u64, Ordering::Relaxed);
-        };
-        add(&tally.writes, inner.writes.len());
-        add(&tally.errored, errored);
-        add(&tally.snapshots, inner.seen.len());
+        add(&tally.writes, inner.writes.len() as u64);
+        add(&tally.errored, errored as u64);
+        add(&tally.snapshots, inner.seen.len() as u64);
     }
 
     /// The writes, for people to read.

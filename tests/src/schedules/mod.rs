@@ -7,5 +7,6 @@
 //! locks and atomics are shuttle's.
 
 pub mod history;
+pub mod tally;
 pub mod tasks;
 pub mod turns;

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use esker::{
@@ -15,6 +14,7 @@ use esker::{
 use shuttle::thread::{JoinHandle, spawn};
 
 use super::history::{History, Seen, seen};
+use super::tally::{Tally, add};
 use crate::oracle::{Change, Loss, Outcome, Queries, Row};
 use crate::rng::Rng;
 use crate::sim::{CallKind, Crash, Fault, FaultEffect, SimEnv};
@@ -27,46 +27,6 @@ const DIR: &str = "/db";
 
 /// Keys that the writers fight over.
 const KEYS: u64 = 4;
-
-/// What many schedules did together: a test that does nothing finds nothing.
-#[derive(Debug, Default)]
-pub struct Tally {
-    pub writes: AtomicU64,
-    pub errored: AtomicU64,
-    pub flushes: AtomicU64,
-    pub merges: AtomicU64,
-    pub snapshots: AtomicU64,
-    pub faults: AtomicU64,
-    pub poisoned: AtomicU64,
-    pub closes: AtomicU64,
-    /// Power cuts in the middle; the others come at the end.
-    pub cuts: AtomicU64,
-    /// Writes that a power cut took.
-    pub lost: AtomicU64,
-}
-
-impl Tally {
-    /// Every counter by its name.
-    #[must_use]
-    pub fn counters(&self) -> [(&'static str, &AtomicU64); 10] {
-        [
-            ("writes", &self.writes),
-            ("errored writes", &self.errored),
-            ("flushes", &self.flushes),
-            ("merges", &self.merges),
-            ("snapshots", &self.snapshots),
-            ("faults", &self.faults),
-            ("poisonings", &self.poisoned),
-            ("closes", &self.closes),
-            ("power cuts in the middle", &self.cuts),
-            ("lost writes", &self.lost),
-        ]
-    }
-}
-
-fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
-}
 
 /// What all tasks of a schedule share.
 struct World {

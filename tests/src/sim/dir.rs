@@ -96,6 +96,18 @@ impl DirNode {
             .count()
     }
 
+    /// Names on the platter before any of [`DirNode::changes`].
+    pub(super) fn base(&self) -> &Names {
+        &self.durable
+    }
+
+    /// Changes since, in order, and whether each is sure to survive.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (&NameChange, bool)> {
+        self.ops
+            .iter()
+            .map(|op| (&op.change, op.state == OpState::Durable))
+    }
+
     /// Every inode that some outcome of a crash may still name.
     pub(super) fn referenced(&self) -> impl Iterator<Item = Ino> + '_ {
         let ops = self.ops.iter().filter_map(|op| match &op.change {

@@ -80,7 +80,7 @@ impl Disk {
         Ok((parent, name.to_string_lossy().into_owned()))
     }
 
-    fn dir(&self, ino: Ino) -> io::Result<&DirNode> {
+    pub(super) fn dir(&self, ino: Ino) -> io::Result<&DirNode> {
         match self.nodes.get(&ino).map(|node| &**node) {
             Some(Node::Dir(dir)) => Ok(dir),
             Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),

@@ -118,6 +118,24 @@ impl FileNode {
         !self.pending.is_empty() || !self.lengths.is_empty()
     }
 
+    /// Bit per byte of a sector that unsynced writes touched; `None` for none.
+    pub(super) fn touched(&self, sector: u64) -> Option<&[u64; SECTOR / 64]> {
+        Some(&self.pending.get(&sector)?.written)
+    }
+
+    /// Unsynced sectors from this one on.
+    pub(super) fn pending_from(&self, sector: u64) -> u64 {
+        self.pending.range(sector..).count() as u64
+    }
+
+    /// What a sector held since its last sync, oldest first.
+    pub(super) fn versions(&self, sector: u64) -> impl Iterator<Item = &[u8; SECTOR]> {
+        let sector = self.pending.get(&sector);
+        sector
+            .into_iter()
+            .flat_map(|sector| sector.versions.iter().map(|version| &version.content))
+    }
+
     /// A file that was on the platter all along.
     pub(super) fn restored(content: Vec<u8>) -> Self {
         Self {

@@ -9,6 +9,7 @@
 //! What is not modelled: renames across directories, truncation (the seam has
 //! none), bit rot (see [`SimEnv::set_file`]), disks that lie about a sync.
 
+mod admits;
 mod calls;
 mod dir;
 mod disk;
@@ -20,6 +21,7 @@ mod stills;
 #[cfg(test)]
 mod tests;
 
+pub use admits::{Observed, Survivors};
 pub use calls::{At, Call, CallKind, CallOutcome, Fault, FaultEffect, FaultError, Moment, OsError};
 pub(crate) use calls::{Calls, Hook};
 pub use env::{Crash, SimEnv, is_machine_gone};

@@ -17,7 +17,12 @@ usage: campaign [--seconds N] [--images N] [--workloads N] [--seed S] [--from N]
   --from N       number of the first workload; by default the exhaustive ones come
                  first, and a ledger says where an earlier run of the seed ended
   --threads N    workers (default: one for each core)
-  --ledger FILE  a table that gets a line for this run";
+  --ledger FILE  a table that gets a line for this run
+
+usage: campaign --mutants [--seed S] [--seconds N] [mutant ...]
+
+  hunts each planted bug for at most so long (default 60); needs a build with
+  RUSTFLAGS=\"--cfg esker_mutants\"";
 
 /// What a run is to do.
 #[derive(Clone, Debug)]

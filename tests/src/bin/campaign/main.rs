@@ -21,7 +21,11 @@ use std::time::Instant;
 use args::Args;
 
 fn main() -> ExitCode {
-    let args = match Args::parse(std::env::args().skip(1)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(code) = esker_tests::mutants::command(&words) {
+        return code;
+    }
+    let args = match Args::parse(words.into_iter()) {
         Ok(args) => args,
         Err(error) => {
             eprintln!("{error}\n\n{}", args::USAGE);
