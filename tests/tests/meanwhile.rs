@@ -224,6 +224,30 @@ fn the_next_log_file_is_filled_with_zeros_where_there_is_room() {
     }
 }
 
+/// Its header is in the file, and so is the one of the file that took its place.
+#[test]
+fn a_log_file_that_was_begun_and_given_up_is_no_part_of_the_chain() {
+    let env = SimEnv::new(8);
+    let db = open(&env);
+    let a = one(&db, "a");
+    let put = |key: u64| a.put_with_payload(key, &[1.0; 4], &[7; 10 << 10]);
+    put(1).unwrap();
+    env.inject(Fault::when(OsError::Eio, |call| is_of(call, CallKind::Sync, ".log")).once());
+    env.inject(Fault::when(OsError::Eio, |call| is_of(call, CallKind::Remove, ".log")).once());
+    assert!(matches!(put(2), Err(Error::Io { .. })), "its header's sync");
+    put(3).expect("the next file is begun");
+    assert_eq!(env.injected(), 2);
+    drop(a);
+    let image = env.crash_image(Crash::KeepAll);
+    drop(db);
+    let mut logs = image.names("/db").unwrap();
+    logs.retain(|name| name.ends_with(".log"));
+    assert_eq!(logs.len(), 3, "{logs:?}");
+    let a = one(&open(&image), "a");
+    assert!(a.contains(1_u64).unwrap() && a.contains(3_u64).unwrap());
+    assert!(!a.contains(2_u64).unwrap());
+}
+
 /// Two segments of collection `a` and one of `b`, after a kill.
 fn segments(seed: u64) -> SimEnv {
     let env = SimEnv::new(seed);
