@@ -353,20 +353,21 @@ mod tests {
         };
         assert_eq!(read(entry, 6).unwrap(), vector);
         assert!(read(entry, 5).is_err(), "row 5 needs six rows");
-        let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let changed = |change: fn(&mut Vec<u8>)| {
             let mut body = entry.to_vec();
             change(&mut body);
             read(&body, 6).unwrap_err().to_string()
         };
-        let cases: [(&dyn Fn(&mut Vec<u8>), &str); 7] = [
-            (&|body| body[0] ^= 1, "another segment's"),
-            (&|body| body[8] = 3, "another number of rows"),
-            (&|body| body[15] = 1, "longer than its entry"),
-            (&|body| body.extend([0; 8]), "longer than its bitmap"),
-            (&|body| body[39] = 1, "longer than its bitmap"),
+        type Change = fn(&mut Vec<u8>);
+        let cases: [(Change, &str); 7] = [
+            (|body| body[0] ^= 1, "another segment's"),
+            (|body| body[8] = 3, "another number of rows"),
+            (|body| body[15] = 1, "longer than its entry"),
+            (|body| body.extend([0; 8]), "longer than its bitmap"),
+            (|body| body[39] = 1, "longer than its bitmap"),
             // What was padding is the bitmap's now.
-            (&|body| body[12] += 4, "trailing bytes"),
-            (&|body| body[16] ^= 0xFF, "not a roaring bitmap"),
+            (|body| body[12] += 4, "trailing bytes"),
+            (|body| body[16] ^= 0xFF, "not a roaring bitmap"),
         ];
         for (change, text) in cases {
             let error = changed(change);

@@ -289,6 +289,56 @@ fn a_damaged_segment_keeps_its_collection_back_and_no_other() {
     assert_eq!(found[damaged.as_str()], expected[damaged.as_str()]);
 }
 
+/// Nothing is left of the rows but what their segments say of them.
+#[test]
+fn memtables_of_nothing_but_deletes_are_flushed_without_a_segment() {
+    let env = SimEnv::new(7);
+    let db = open(&env, LARGE).unwrap();
+    let rows = db
+        .create_collection("a", CollectionOptions::new(4, Metric::L2))
+        .unwrap();
+    for key in 0..1_000_u64 {
+        rows.put(key, &[key as f32; 4]).unwrap();
+    }
+    db.flush().unwrap();
+    for key in 0..999_u64 {
+        rows.delete(key).unwrap();
+    }
+    drop(rows);
+    let image = env.crash_image(Crash::LoseAllUnsynced);
+    drop(db);
+    let db = open(&image, SMALL).unwrap();
+    let report = db.recovery_report();
+    assert_eq!((report.operations, report.flushed_segments), (999, 0));
+    assert!(db.stats().flushes > 1, "{:?}", db.stats());
+    let rows = db.collection("a").unwrap();
+    assert_eq!(rows.len().unwrap(), 1);
+    assert!(rows.contains(999_u64).unwrap());
+    assert!(db.verify().unwrap().is_ok());
+}
+
+/// The first row of a collection takes a whole block of memory.
+#[test]
+fn many_collections_of_a_row_each_are_replayed_within_the_budget() {
+    let env = SimEnv::new(8);
+    let db = open(&env, LARGE).unwrap();
+    for n in 0..60 {
+        let settings = CollectionOptions::new(4, Metric::L2);
+        let rows = db.create_collection(&format!("{n}"), settings).unwrap();
+        rows.put(n, &[n as f32; 4]).unwrap();
+    }
+    let image = env.crash_image(Crash::LoseAllUnsynced);
+    drop(db);
+    let db = open(&image, MEDIUM).unwrap();
+    let flushed = db.recovery_report().flushed_segments;
+    assert!((20..60).contains(&flushed), "{flushed}");
+    assert!(db.stats().memtable_bytes <= MEDIUM, "{:?}", db.stats());
+    for n in 0..60_u64 {
+        let rows = db.collection(&format!("{n}")).unwrap();
+        assert_eq!(rows.get(n).unwrap().unwrap().vector, [n as f32; 4]);
+    }
+}
+
 /// An open that fails, or flushes while it replays, removes fresh logs, and a power
 /// cut takes back what it likes of that. What is left was taken for a gap in the chain.
 #[test]

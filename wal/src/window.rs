@@ -112,7 +112,7 @@ mod tests {
         fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
             let rest = self.bytes.get(offset as usize..).unwrap_or_default();
             let len = rest.len().min(buf.len());
-            buf[..len].copy_from_slice(&rest[..len]);
+            buf.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
             Ok(len)
         }
         fn sync_data(&self) -> io::Result<()> {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use esker_wal::mutants::planted;
-use esker_wal::{LogFile, LogHeader, LogKind, LogNumber, LogWriter, SequencedFrame};
+use esker_wal::{FileId, LogFile, LogHeader, LogKind, LogNumber, LogWriter, SequencedFrame};
 
 use crate::dir::Directory;
 use crate::env::Env;
@@ -99,12 +99,17 @@ struct Inner {
 /// random in the first log of a chain. So what is left of a chain can be told from
 /// other chains also where the log is gone that it follows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Session([u8; 8]);
+pub(crate) struct Session(u64);
 
 impl Session {
     pub(crate) fn of(log: &LogHeader) -> Self {
-        let [_, _, _, _, _, _, _, _, half @ ..] = log.file_id;
-        Self(half)
+        Self(u128::from_be_bytes(log.file_id) as u64)
+    }
+
+    /// The id with this session in it.
+    fn mark(self, file_id: FileId) -> FileId {
+        let own = u128::from_be_bytes(file_id) >> 64 << 64;
+        (own | u128::from(self.0)).to_be_bytes()
     }
 }
 
@@ -418,12 +423,8 @@ fn begin(
     number: u64,
     chained: Option<(LogNumber, esker_wal::LogEnd, Session)>,
 ) -> io::Result<LogWriter<FileHandle>> {
-    let mut file_id = env.entropy().file_id()?;
-    if let Some((_, _, session)) = chained
-        && let Some(half) = file_id.last_chunk_mut()
-    {
-        *half = session.0;
-    }
+    let random = env.entropy().file_id()?;
+    let file_id = chained.map_or(random, |(_, _, session)| session.mark(random));
     let header = LogHeader {
         number: LogNumber(number),
         file_id,

@@ -1,0 +1,332 @@
+//! What a write, a flush or a log file does when something else happens in the middle
+//! of it, step by step: a drop, a poisoned handle, a full budget, a full disk, damage.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test: a broken assumption should stop it where it stands"
+)]
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use esker::env::StdEnv;
+use esker::{
+    Background, Collection, CollectionOptions, Db, Durability, Error, GraphOptions, Metric,
+    Options, WriteBatch, WriteOptions,
+};
+use esker_tests::fault::FaultStorage;
+use esker_tests::forge;
+use esker_tests::sim::{Call, CallKind, Crash, Fault, OsError, SimEnv};
+
+fn manual(env: &SimEnv) -> Options {
+    Options::new()
+        .background(Background::Manual)
+        .memory_budget(1 << 20)
+        .memtable_bytes(8 << 10)
+        .log_file_bytes(16 << 10)
+        .max_log_bytes(64 << 10)
+        .env(env.env())
+}
+
+fn open(env: &SimEnv) -> Db {
+    Db::open("/db", manual(env)).expect("opens")
+}
+
+fn one(db: &Db, name: &str) -> Collection {
+    db.create_collection(name, CollectionOptions::new(4, Metric::L2))
+        .expect("made")
+}
+
+fn os() -> WriteOptions {
+    WriteOptions::new().durability(Durability::Os)
+}
+
+fn is_of(call: &Call, kind: CallKind, name: &str) -> bool {
+    call.kind == kind && call.path.to_string_lossy().ends_with(name)
+}
+
+fn logged(call: &Call) -> bool {
+    is_of(call, CallKind::Write, ".log")
+}
+
+/// The drop came after the write: the batch takes effect where there is a collection.
+#[test]
+fn a_collection_is_dropped_before_a_batch_is_logged() {
+    let env = SimEnv::new(1);
+    let db = open(&env);
+    let (a, b) = (one(&db, "a"), one(&db, "b"));
+    let mut batch = WriteBatch::new();
+    batch.put(&a, "k", &[1.0; 4]).unwrap();
+    batch.put(&b, "k", &[2.0; 4]).unwrap();
+    batch.delete(&a, "l").unwrap();
+    let ticket = db.submit(batch, WriteOptions::new()).unwrap();
+    let shown = format!("{ticket:?}");
+    assert!(shown.contains(&format!("{:?}", ticket.seqno())), "{shown}");
+    db.drop_collection("a").unwrap();
+    assert_eq!(ticket.wait().unwrap(), ticket.seqno());
+    assert!(b.contains("k").unwrap());
+    assert!(a.contains("k").is_err());
+    drop((a, b));
+    let image = env.crash_image(Crash::LoseAllUnsynced);
+    drop(db);
+    let db = open(&image);
+    assert_eq!(db.collections(), ["b"]);
+    assert!(db.collection("b").unwrap().contains("k").unwrap());
+}
+
+/// As above, between the log and the memtable, which becomes full by it.
+#[test]
+fn a_collection_is_dropped_while_a_batch_is_logged() {
+    let env = SimEnv::new(2);
+    let db = open(&env);
+    let a = one(&db, "a");
+    let dropping = Arc::new(Mutex::new(None));
+    let (slot, inside) = (Arc::clone(&dropping), db.clone());
+    env.before(logged, move || {
+        let dropped = inside.clone();
+        let drops = std::thread::spawn(move || dropped.drop_collection("a"));
+        // It goes on until it has to wait for this group's end.
+        while inside.collection("a").is_ok() {
+            std::thread::yield_now();
+        }
+        *slot.lock().unwrap() = Some(drops);
+    });
+    a.put_with_payload("k", &[1.0; 4], &[7; 9 << 10])
+        .expect("it was logged");
+    let drops = dropping.lock().unwrap().take().expect("the hook ran");
+    drops.join().unwrap().expect("dropped");
+    assert!(db.collections().is_empty());
+    while db.run_background_step().unwrap() {}
+    assert_eq!(db.stats().flushes, 0, "there is nothing to flush");
+    one(&db, "a").put("l", &[1.0; 4]).expect("a new one");
+}
+
+#[test]
+fn a_collection_is_dropped_while_it_is_flushed() {
+    let env = SimEnv::new(3);
+    let db = open(&env);
+    one(&db, "a").put("k", &[1.0; 4]).unwrap();
+    one(&db, "b").put("k", &[1.0; 4]).unwrap();
+    let inside = db.clone();
+    env.before(
+        |call| is_of(call, CallKind::Create, ".segment.tmp"),
+        move || inside.drop_collection("a").expect("dropped"),
+    );
+    db.flush().expect("there is one collection left");
+    while db.run_background_step().unwrap() {}
+    assert_eq!(db.collections(), ["b"]);
+    let names = env.names("/db").unwrap();
+    let segments = names.iter().filter(|name| name.contains(".segment"));
+    assert_eq!(segments.count(), 1, "{names:?}");
+    assert!(db.verify().unwrap().is_ok());
+}
+
+#[test]
+fn a_callback_on_a_poisoned_handle_hears_of_it_at_once() {
+    let env = SimEnv::new(4);
+    let db = open(&env);
+    let a = one(&db, "a");
+    let mut batch = WriteBatch::new();
+    batch.put(&a, "k", &[1.0; 4]).unwrap();
+    let ticket = db.submit(batch, os()).unwrap();
+    ticket.wait().unwrap();
+    env.inject(Fault::when(OsError::Eio, |call| is_of(call, CallKind::Sync, ".log")).once());
+    let poisoned = a.put("l", &[1.0; 4]);
+    assert!(matches!(poisoned, Err(Error::Poisoned { .. })));
+    let (heard, hears) = channel();
+    ticket.on_durable(move |result| heard.send(result).unwrap());
+    let result = hears.try_recv().expect("called by now");
+    assert!(matches!(result, Err(Error::Poisoned { .. })), "{result:?}");
+}
+
+/// What is queued and not yet logged holds its bytes; no flush gives them back.
+#[test]
+fn a_budget_that_the_queue_has_used_up_is_busy_until_it_is_logged() {
+    let env = SimEnv::new(5);
+    let db = open(&env);
+    let a = one(&db, "a");
+    let batch = |key: u64| {
+        let mut batch = WriteBatch::new();
+        let payload = vec![7; 100 << 10];
+        batch
+            .put_with_payload(&a, key, &[1.0; 4], &payload)
+            .unwrap();
+        batch
+    };
+    let queued = (0..100).find(|&key| {
+        let refused = db.submit(batch(key), os()).err();
+        let text = "the memory budget is used up";
+        refused.is_some_and(|error| matches!(error, Error::Busy(what) if what.contains(text)))
+    });
+    let queued = queued.expect("a budget of 1 MiB is used up");
+    assert!((3..=10).contains(&queued), "{queued}");
+    match db.write_with(batch(99), os()) {
+        Err(Error::Busy(what)) => assert!(what.contains("pinned by other batches"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    while db.run_background_step().unwrap() {}
+    db.write_with(batch(99), os()).expect("room again");
+    assert_eq!(a.len().unwrap(), queued + 1);
+}
+
+/// A writer that waits for memory is told why no flush makes room.
+#[test]
+fn a_stalled_writer_hears_why_flushes_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let faulty = FaultStorage::around(Arc::new(StdEnv::new()));
+    let options = Options::new()
+        .memory_budget(1 << 20)
+        .memtable_bytes(64 << 10)
+        .env(faulty.env());
+    let db = Db::open(dir.path(), options).unwrap();
+    let a = one(&db, "a");
+    faulty.inject(Fault::when(OsError::Enospc, |call| {
+        is_of(call, CallKind::Create, ".segment.tmp")
+    }));
+    let payload = vec![7; 32 << 10];
+    let put = |key: u64| a.put_with_payload(key, &[1.0; 4], &payload);
+    let refused = (0..1_000).find_map(|key| put(key).err().map(|error| (key, error)));
+    let (key, error) = refused.expect("a budget of 1 MiB is used up");
+    assert!(key > 10, "{key}");
+    assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    assert!(error.to_string().contains(".segment"), "{error}");
+    faulty.heal();
+    let start = Instant::now();
+    while let Err(error) = put(key) {
+        assert!(start.elapsed() < Duration::from_secs(20), "{error}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(a.len().unwrap(), key + 1);
+}
+
+/// Zeros are for speed: they are not written where they would fill the disk.
+#[test]
+fn the_next_log_file_is_filled_with_zeros_where_there_is_room() {
+    for (free, zeros) in [(None, true), (Some(1 << 20), true), (Some(64 << 10), false)] {
+        let env = SimEnv::new(6);
+        let options = manual(&env).auto_compact(false).memtable_bytes(256 << 10);
+        let db = Db::open("/db", options).unwrap();
+        let a = one(&db, "a");
+        env.set_capacity(free);
+        // More than half of a file, in writes that are synced one by one.
+        for key in 0..60_u64 {
+            a.put_with_payload(key % 2, &[1.0; 4], &[7; 100]).unwrap();
+        }
+        let before = env.names("/db").unwrap();
+        while db.run_background_step().unwrap() {}
+        let mut logs = env.names("/db").unwrap();
+        logs.retain(|name| name.ends_with(".log") && !before.contains(name));
+        assert_eq!(logs.len(), 1, "the next log is prepared");
+        let len = env.file(format!("/db/{}", logs[0])).unwrap().len();
+        assert_eq!(len, if zeros { 16 << 10 } else { 0 }, "{free:?} free");
+    }
+}
+
+/// Its header is in the file, and so is the one of the file that took its place.
+#[test]
+fn a_log_file_that_was_begun_and_given_up_is_no_part_of_the_chain() {
+    let env = SimEnv::new(8);
+    let db = open(&env);
+    let a = one(&db, "a");
+    let put = |key: u64| a.put_with_payload(key, &[1.0; 4], &[7; 10 << 10]);
+    put(1).unwrap();
+    env.inject(Fault::when(OsError::Eio, |call| is_of(call, CallKind::Sync, ".log")).once());
+    env.inject(Fault::when(OsError::Eio, |call| is_of(call, CallKind::Remove, ".log")).once());
+    assert!(matches!(put(2), Err(Error::Io { .. })), "its header's sync");
+    put(3).expect("the next file is begun");
+    assert_eq!(env.injected(), 2);
+    drop(a);
+    let image = env.crash_image(Crash::KeepAll);
+    drop(db);
+    let mut logs = image.names("/db").unwrap();
+    logs.retain(|name| name.ends_with(".log"));
+    assert_eq!(logs.len(), 3, "{logs:?}");
+    let a = one(&open(&image), "a");
+    assert!(a.contains(1_u64).unwrap() && a.contains(3_u64).unwrap());
+    assert!(!a.contains(2_u64).unwrap());
+}
+
+/// Two segments of collection `a` and one of `b`, after a kill.
+fn segments(seed: u64) -> SimEnv {
+    let env = SimEnv::new(seed);
+    let db = Db::open("/db", manual(&env).auto_compact(false)).unwrap();
+    one(&db, "b").put("k", &[1.0; 4]).unwrap();
+    db.flush().unwrap();
+    for round in 0..2_u64 {
+        for key in 0..20 {
+            let key = round * 20 + key;
+            one(&db, "a").put(key, &[key as f32; 4]).unwrap();
+        }
+        db.flush().unwrap();
+    }
+    let image = env.crash_image(Crash::LoseAllUnsynced);
+    drop(db);
+    image
+}
+
+/// Damages section `n` of the newest segment; false if it has fewer.
+fn damage(env: &SimEnv, n: usize) -> bool {
+    let mut names = env.names("/db").unwrap();
+    names.retain(|name| name.ends_with(".segment"));
+    names.sort();
+    let path = format!("/db/{}", names.last().unwrap());
+    let mut file = env.file(&path).unwrap();
+    let Some((_, section)) = forge::sections(&file).into_iter().nth(n) else {
+        return false;
+    };
+    for at in section.step_by(256) {
+        file[at] ^= 0x55;
+    }
+    env.set_file(&path, file).unwrap();
+    true
+}
+
+/// Keys that cannot be looked up hold their collection back and no other; a merge that
+/// cannot read its inputs is not what a flush leaves its graph to.
+#[test]
+fn a_segment_turns_out_to_be_damaged_in_a_flush_or_in_a_merge() {
+    let (mut unresolved, mut unmerged) = (0, 0);
+    for section in 0.. {
+        let env = segments(7);
+        if !damage(&env, section) {
+            break;
+        }
+        let options = manual(&env).merge_width(2).memtable_bytes(256 << 10);
+        let Ok(db) = Db::open("/db", options.graph(GraphOptions::new().min_rows(10))) else {
+            continue;
+        };
+        let (a, b) = (one(&db, "a"), one(&db, "b"));
+        let steps = || {
+            while db.run_background_step()? {}
+            Ok::<_, Error>(())
+        };
+        let merged = steps();
+        for key in 20..60_u64 {
+            a.put(key, &[key as f32; 4]).unwrap();
+        }
+        b.put("l", &[2.0; 4]).unwrap();
+        match db.flush() {
+            Err(Error::Corruption { .. }) => {
+                unresolved += 1;
+                steps().expect("the others are flushed");
+                let refused = a.put(99_u64, &[1.0; 4]);
+                assert!(matches!(refused, Err(Error::Corruption { .. })));
+                assert_eq!(a.get(59_u64).unwrap().unwrap().vector, [59.0; 4]);
+            }
+            flushed => {
+                flushed.unwrap();
+                if let Err(error) = merged {
+                    assert!(matches!(error, Error::Corruption { .. }), "{error:?}");
+                    unmerged += 1;
+                    assert_eq!(db.stats().graph_rows, 40, "the flush built its own");
+                    // A merge that was tried again would fail again.
+                    while db.run_background_step().unwrap() {}
+                }
+            }
+        }
+        b.put("m", &[3.0; 4]).expect("the other takes writes");
+    }
+    assert!(unresolved > 0 && unmerged > 0, "{unresolved} {unmerged}");
+}
