@@ -330,3 +330,81 @@ fn a_segment_turns_out_to_be_damaged_in_a_flush_or_in_a_merge() {
     }
     assert!(unresolved > 0 && unmerged > 0, "{unresolved} {unmerged}");
 }
+
+/// A close passed its look at the poison, waited for the commit lock behind an edit whose
+/// sync then failed, and sealed that edit: where its bytes were lost, the database did not
+/// open any more.
+#[test]
+fn a_close_that_waited_for_an_edit_which_failed_does_not_seal_it() {
+    let env = SimEnv::new(31);
+    let db = Db::open(
+        "/db",
+        Options::new().background(Background::Manual).env(env.env()),
+    )
+    .expect("opens");
+    let settings = || CollectionOptions::new(1, Metric::L2);
+    let rows = db.create_collection("rows", settings()).expect("made");
+    let mut batch = WriteBatch::new();
+    batch.put(&rows, "k", &[1.0]).expect("valid");
+    // Not synced, so that the close has a log to sync, which can be seen.
+    let options = WriteOptions::new().durability(Durability::Os);
+    db.write_with(batch, options).expect("written");
+    let is = |call: &Call, end: &str| {
+        call.kind == CallKind::Sync && call.path.to_string_lossy().ends_with(end)
+    };
+    let (begun, in_sync) = std::sync::mpsc::channel();
+    let machine = env.clone();
+    env.inject(Fault::when(OsError::Eio, move |call| is(call, ".manifest")).once());
+    env.before(
+        move |call| is(call, ".manifest"),
+        move || {
+            let synced = |machine: &SimEnv| {
+                let log = machine.log();
+                log.iter().filter(|call| is(call, ".log")).count()
+            };
+            let before = synced(&machine);
+            begun.send(()).expect("somebody waits");
+            while synced(&machine) == before {
+                std::thread::yield_now();
+            }
+            // The close has looked at the poison, and comes to the commit lock.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        },
+    );
+    let other = db.clone();
+    let create = std::thread::spawn(move || other.create_collection("more", settings()).map(drop));
+    in_sync.recv().expect("it comes there");
+    let closed = db.close();
+    let created = create.join().expect("no panic");
+    assert!(
+        matches!(created, Err(Error::Poisoned { .. })),
+        "{created:?}"
+    );
+    assert!(matches!(closed, Err(Error::Poisoned { .. })), "{closed:?}");
+    for seed in 0..40 {
+        let image = env.crash_image(Crash::Random(seed));
+        let options = Options::new()
+            .background(Background::Manual)
+            .env(image.env());
+        let db = Db::open("/db", options).expect("it is not sealed");
+        assert!(db.collections().contains(&"rows".to_owned()));
+    }
+}
+
+/// Each open that failed at its first log left that file behind.
+#[test]
+fn an_open_that_cannot_begin_its_log_leaves_nothing() {
+    let env = SimEnv::new(32);
+    let options = || Options::new().background(Background::Manual).env(env.env());
+    drop(Db::open("/db", options()).expect("opens"));
+    let before = env.names("/db").expect("lists");
+    let begins = |call: &Call| {
+        call.kind == CallKind::Write && call.path.extension().is_some_and(|e| e == "log")
+    };
+    for _ in 0..3 {
+        env.inject(Fault::when(OsError::Enospc, begins).once());
+        assert!(matches!(Db::open("/db", options()), Err(Error::Io { .. })));
+        assert_eq!(env.names("/db").expect("lists"), before);
+    }
+    drop(Db::open("/db", options()).expect("opens"));
+}
