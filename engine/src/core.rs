@@ -150,16 +150,21 @@ impl Core {
         manifest: &mut Manifest,
         fields: Vec<Field>,
     ) -> std::result::Result<(), CommitError> {
-        self.check_writable().map_err(CommitError::Clean)?;
-        self.commit_unchecked(manifest, fields)
+        self.check_open().map_err(CommitError::Clean)?;
+        self.commit_closing(manifest, fields)
     }
 
     /// As [`Core::commit`], also while the database closes.
-    pub(crate) fn commit_unchecked(
+    pub(crate) fn commit_closing(
         &self,
         manifest: &mut Manifest,
         mut fields: Vec<Field>,
     ) -> std::result::Result<(), CommitError> {
+        // Under the commit lock: whoever held it before may have poisoned, and an edit
+        // behind one whose sync failed could vouch for what is lost.
+        if !planted("commit.check_poison") {
+            self.poison.check().map_err(CommitError::Clean)?;
+        }
         fields.push(Field::NextFile(self.numbers.peek()));
         fields.push(Field::LastSeqNo(SeqNo(
             self.group.next_seqno().saturating_sub(1),

@@ -104,7 +104,7 @@ impl Core {
             end: end.offset,
             chain_crc: end.chain_crc,
         };
-        self.commit_unchecked(&mut manifest, vec![Field::Seal(seal)])
+        self.commit_closing(&mut manifest, vec![Field::Seal(seal)])
             .and_then(|()| manifest.seal(&self.directory))
             .map_err(CommitError::into_error)
     }

@@ -140,7 +140,10 @@ impl Log {
             let file = FileHandle(dir.storage().create(&path)?);
             begin(dir.env(), file, number, None)
         })()
-        .map_err(|error| Error::io(&path, "creating", error))?;
+        .map_err(|error| {
+            discard(dir.storage(), &path);
+            Error::io(&path, "creating", error)
+        })?;
         let session = Session::of(current.header());
         let inner = Inner {
             current,

@@ -130,9 +130,9 @@ struct Explorer {
 }
 
 /// What a crash is judged by.
-struct Judge<'a> {
-    oracle: &'a Oracle,
-    settings: Settings,
+pub(super) struct Judge<'a> {
+    pub(super) oracle: &'a Oracle,
+    pub(super) settings: Settings,
 }
 
 impl Explorer {
@@ -233,7 +233,8 @@ impl Explorer {
         };
         let found = judge.oracle.inspect(&db, loss, &queries)?;
         if lives_on {
-            self.live_on(env, &db, &found, judge, &queries)?;
+            self.tally.lived_on += 1;
+            live_on(env, &db, &found, judge, &queries)?;
         }
         // The rest of this machine's life is of no interest.
         env.stop();
@@ -281,51 +282,48 @@ impl Explorer {
         }
         Ok(())
     }
+}
 
-    /// Whatever was recovered can be worked with, and closes and opens again.
-    fn live_on(
-        &mut self,
-        env: &SimEnv,
-        db: &Db,
-        found: &State,
-        judge: &Judge<'_>,
-        queries: &Queries,
-    ) -> Result<(), String> {
-        self.tally.lived_on += 1;
-        let failed =
-            |what: &str, error: esker::Error| format!("after the recovery, {what}: {error}");
-        if let Some(name) = found.keys().next() {
-            let collection = db
-                .collection(name)
-                .map_err(|error| failed("a collection", error))?;
-            let vector = vec![1.5; collection.dimension() as usize];
-            let mut batch = esker::WriteBatch::new();
-            batch
-                .put(&collection, "afterwards", &vector)
-                .map_err(|error| failed("a batch", error))?;
-            let options = esker::WriteOptions::new().durability(Durability::Sync);
-            db.write_with(batch, options)
-                .map_err(|error| failed("a write", error))?;
-            collection
-                .delete("afterwards")
-                .map_err(|error| failed("a delete", error))?;
-        }
-        db.compact()
-            .map_err(|error| failed("a compaction", error))?;
-        let verified = db.verify().map_err(|error| failed("verify", error))?;
-        if !verified.is_ok() {
-            return Err(format!("verification found {:#?}", verified.problems));
-        }
-        db.close().map_err(|error| failed("closing", error))?;
-        let again =
-            Db::open(DIR, judge.settings.options(env)).map_err(|error| failed("opening", error))?;
-        if !again.recovery_report().clean {
-            return Err("a clean close left something to recover".to_owned());
-        }
-        let now = judge.oracle.inspect(&again, Loss::Power, queries)?;
-        if now != *found {
-            return Err("the state changed over a compaction and a clean close".to_owned());
-        }
-        Ok(())
+/// Whatever was recovered can be worked with, and closes and opens again.
+pub(super) fn live_on(
+    env: &SimEnv,
+    db: &Db,
+    found: &State,
+    judge: &Judge<'_>,
+    queries: &Queries,
+) -> Result<(), String> {
+    let failed = |what: &str, error: esker::Error| format!("after the recovery, {what}: {error}");
+    if let Some(name) = found.keys().next() {
+        let collection = db
+            .collection(name)
+            .map_err(|error| failed("a collection", error))?;
+        let vector = vec![1.5; collection.dimension() as usize];
+        let mut batch = esker::WriteBatch::new();
+        batch
+            .put(&collection, "afterwards", &vector)
+            .map_err(|error| failed("a batch", error))?;
+        let options = esker::WriteOptions::new().durability(Durability::Sync);
+        db.write_with(batch, options)
+            .map_err(|error| failed("a write", error))?;
+        collection
+            .delete("afterwards")
+            .map_err(|error| failed("a delete", error))?;
     }
+    db.compact()
+        .map_err(|error| failed("a compaction", error))?;
+    let verified = db.verify().map_err(|error| failed("verify", error))?;
+    if !verified.is_ok() {
+        return Err(format!("verification found {:#?}", verified.problems));
+    }
+    db.close().map_err(|error| failed("closing", error))?;
+    let again =
+        Db::open(DIR, judge.settings.options(env)).map_err(|error| failed("opening", error))?;
+    if !again.recovery_report().clean {
+        return Err("a clean close left something to recover".to_owned());
+    }
+    let now = judge.oracle.inspect(&again, Loss::Power, queries)?;
+    if now != *found {
+        return Err("the state changed over a compaction and a clean close".to_owned());
+    }
+    Ok(())
 }

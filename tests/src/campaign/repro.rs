@@ -7,8 +7,9 @@ use std::fmt;
 
 use esker::Db;
 
+use super::explore::{Judge, live_on};
 use super::text;
-use crate::oracle::{Loss, Oracle, Queries};
+use crate::oracle::{Loss, Queries};
 use crate::run::{Case, record};
 use crate::sim::{Image, Still};
 
@@ -98,7 +99,11 @@ impl Repro {
             image = *next;
             loss = self::loss(image, loss);
         }
-        check(&still, image, loss, &scene.oracle, scene.settings)
+        let judge = Judge {
+            oracle: &scene.oracle,
+            settings: scene.settings,
+        };
+        check(&still, image, loss, &judge)
     }
 }
 
@@ -109,21 +114,16 @@ fn loss(image: Image, before: Loss) -> Loss {
     }
 }
 
-fn check(
-    still: &Still,
-    image: Image,
-    loss: Loss,
-    oracle: &Oracle,
-    settings: crate::run::Settings,
-) -> Result<(), String> {
+/// Everything that an exploration may ask of what is left.
+fn check(still: &Still, image: Image, loss: Loss, judge: &Judge<'_>) -> Result<(), String> {
     let env = still.image(image);
     let left = env.image_report();
-    let db = Db::open("/db", settings.options(&env))
+    let db = Db::open("/db", judge.settings.options(&env))
         .map_err(|error| format!("the database does not open: {error}\n{left:?}"))?;
-    let found = oracle.inspect(&db, loss, &Queries::new(0));
-    found
-        .map(drop)
-        .map_err(|error| format!("{error}\n{left:?}\n{:?}", db.recovery_report()))
+    let queries = Queries::new(0);
+    let found = judge.oracle.inspect(&db, loss, &queries);
+    let found = found.map_err(|error| format!("{error}\n{left:?}\n{:?}", db.recovery_report()))?;
+    live_on(&env, &db, &found, judge, &queries)
 }
 
 fn parse_crash(text: &str) -> Option<(u64, Image)> {

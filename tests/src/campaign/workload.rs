@@ -76,13 +76,31 @@ pub struct Workload {
     pub from: usize,
 }
 
-/// Workload number `n`: an exhaustive one, or from [`exhaustive`] on a random one.
+/// One in so many workloads is a random one from the start.
+const RANDOM_ONE_IN: u64 = 16;
+
+/// By this number every exhaustive workload has had its turn.
+#[must_use]
+pub fn all_exhaustive_before() -> u64 {
+    exhaustive().div_ceil(RANDOM_ONE_IN - 1) * RANDOM_ONE_IN
+}
+
+/// Workload number `n`. The exhaustive ones come in an order that the seed scatters,
+/// so that a run which ends early has seen some of every kind, with random ones among
+/// them; from [`all_exhaustive_before`] on all are random.
 #[must_use]
 pub fn workload(seed: u64, n: u64) -> Workload {
-    match n.checked_sub(exhaustive()) {
-        None => short(n),
-        Some(n) => random(seed, n),
+    let (round, place) = (n / RANDOM_ONE_IN, n % RANDOM_ONE_IN);
+    let rank = round * (RANDOM_ONE_IN - 1) + place;
+    if place == RANDOM_ONE_IN - 1 || rank >= exhaustive() {
+        return random(seed, n);
     }
+    /// Prime, and no divisor of the number of exhaustive workloads.
+    const STRIDE: u64 = 7_919;
+    let scattered = rank
+        .wrapping_mul(STRIDE)
+        .wrapping_add(crate::rng::mix(seed) >> 32);
+    short(scattered % exhaustive())
 }
 
 /// The shorter ones first, the variants in turn.
@@ -181,7 +199,8 @@ fn settings(variant: Variant) -> Settings {
     let small = matches!(variant, Variant::Rotating | Variant::Working);
     Settings {
         memtable_bytes: if small { 1 << 10 } else { 8 << 10 },
-        memory_budget: 1 << 20,
+        // So small that opens flush while they replay.
+        memory_budget: if small { 64 << 10 } else { 1 << 20 },
         log_file_bytes: 4 << 10,
         max_log_files: 2,
         pread: matches!(variant, Variant::Unsynced | Variant::Working),
@@ -282,5 +301,23 @@ fn durability(rng: &mut Rng) -> Durability {
         0 | 1 => Durability::Sync,
         2 | 3 => Durability::Os,
         _ => Durability::Periodic(PERIOD),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_exhaustive_workload_comes_once() {
+        let rank = |n: u64| {
+            let case = workload(5, n).case;
+            // A short workload's seed is its rank; a random one has other settings.
+            (case.settings[0].max_log_files == 2 && case.seed < exhaustive()).then_some(case.seed)
+        };
+        let seen: BTreeSet<_> = (0..all_exhaustive_before()).filter_map(rank).collect();
+        assert_eq!(seen.len() as u64, exhaustive());
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use proptest::strategy::{BoxedStrategy, Strategy, ValueTree};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
-use crate::campaign::workload::{exhaustive, workload};
+use crate::campaign::workload::{all_exhaustive_before, workload};
 use crate::campaign::{Effort, explore};
 use crate::rng::Rng;
 use crate::run::sweep::Sweep;
@@ -69,8 +69,12 @@ pub(super) fn explored(seed: u64, deadline: Instant) -> Result<(), String> {
         if Instant::now() > deadline {
             break;
         }
-        let first = if i % 2 == 0 { 0 } else { exhaustive() };
-        let workload = workload(seed, first + rng.below(exhaustive()));
+        let first = if i % 2 == 0 {
+            0
+        } else {
+            all_exhaustive_before()
+        };
+        let workload = workload(seed, first + rng.below(all_exhaustive_before()));
         explore(&workload.case, workload.from, &Effort::default())
             .map_err(|violation| violation.what)?;
     }

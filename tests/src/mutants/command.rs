@@ -89,9 +89,9 @@ fn all(words: &[String]) -> Result<ExitCode, String> {
     let killed = verdicts.iter().filter(|v| v.killed).count();
     let survivors = verdicts.iter().filter(|v| !v.killed);
     let line = serde_json::json!({
-        "images": 0,
-        "workloads": 0,
-        "io_error_sites": 0,
+        "images": null,
+        "workloads": null,
+        "io_error_sites": null,
         // Found where nothing is left out.
         "violations": controls.iter().filter(|v| v.kind != "survived").count(),
         "mutants": verdicts.len(),

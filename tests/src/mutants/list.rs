@@ -83,6 +83,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("output.dir_sync", "the directory sync after an output is renamed", &[Crashes]),
     mutant("dir.sync_again", "the memory that a sync of the directory failed: a later one counts", &[Probes]),
     mutant("commit.keep_in_doubt", "keeping the outputs of an edit in doubt", &[Probes]),
+    mutant("commit.check_poison", "the look at the poison under the commit lock, in a close too", &[Probes]),
     mutant("commit.poison", "poisoning after a failed sync of the manifest", &[Probes]),
     mutant("manifest.edit_sync", "the sync of an edit", &[Crashes]),
     mutant("manifest.state_after_sync", "the order of the edit and the state in memory", &[Faults]),

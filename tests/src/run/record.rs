@@ -32,8 +32,8 @@ pub(super) struct Recorder {
 }
 
 /// Runs a case that has no crashes and no failures, and gathers the scenes of its
-/// operations from number `from` on (0 is the making of the database), and the one
-/// after its end.
+/// operations from number `from` on (0 is the making of the database), and, if they
+/// had effects, the one after its end.
 ///
 /// # Errors
 /// What went wrong without any crash.
@@ -68,7 +68,10 @@ impl Machine<'_> {
         self.check(false)?;
         let after = Arc::new(self.oracle.clone());
         let scene = self.scene(self.env.still(), self.case.ops.len(), after);
-        if let Some(recorder) = &mut self.recorder {
+        // Without an effect it is the end of a shorter case.
+        if let Some(recorder) = &mut self.recorder
+            && !recorder.scenes.is_empty()
+        {
             recorder.scenes.push(scene);
         }
         Ok(())

@@ -126,8 +126,6 @@ pub enum Sweep {
     Failure,
     /// A failure, and soon after it a power cut.
     FailureThenCrash,
-    /// A failure of a call that has none.
-    Read,
 }
 
 type Judged<E> = Result<Summary, E>;
@@ -151,7 +149,6 @@ impl Sweep {
             }
             Self::Failure => every_call(0, |after| failure_at(after, judge)),
             Self::FailureThenCrash => every_call(0, |after| failure_then_crash(after, judge)),
-            Self::Read => every_call(0, |after| failure_of_read(after, judge)),
         }
     }
 }
@@ -261,22 +258,6 @@ fn failure_then_crash<E>(after: u64, judge: &mut dyn FnMut(&Case) -> Judged<E>) 
             hit |= judge(&case)?.faults > 0;
             runs += 1;
         }
-    }
-    Ok((runs, hit))
-}
-
-fn failure_of_read<E>(after: u64, judge: &mut dyn FnMut(&Case) -> Judged<E>) -> Reached<E> {
-    let (mut runs, mut hit) = (0, false);
-    for once in [true, false] {
-        let fault = FaultSpec {
-            after: after as u16,
-            calls: FaultCalls::Reads,
-            full_disk: false,
-            effect: FaultEffect::None,
-            once,
-        };
-        hit |= judge(&case(1, Some(Op::Fail(fault))))?.faults > 0;
-        runs += 1;
     }
     Ok((runs, hit))
 }

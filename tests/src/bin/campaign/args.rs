@@ -14,8 +14,8 @@ usage: campaign [--seconds N] [--images N] [--workloads N] [--seed S] [--from N]
   --images N     stop after so many images
   --workloads N  stop after so many workloads
   --seed S       what the random workloads are drawn from (default 1)
-  --from N       number of the first workload; by default the exhaustive ones come
-                 first, and a ledger says where an earlier run of the seed ended
+  --from N       number of the first workload (default 0, or where the ledger says
+                 that the last run of this seed ended)
   --threads N    workers (default: one for each core)
   --ledger FILE  a table that gets a line for this run
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use esker_tests::campaign::workload::{exhaustive, workload};
+use esker_tests::campaign::workload::{all_exhaustive_before, workload};
 use esker_tests::campaign::{Effort, Tally, explore, shrink};
 
 use crate::args::Args;
@@ -50,9 +50,9 @@ pub fn run(args: &Args, start: Instant) -> Result<Outcome, String> {
         done.unwrap_or(0)
     });
     println!(
-        "seed {}, from workload {from} ({} are exhaustive), {} threads",
+        "seed {}, from workload {from} (all exhaustive ones come before {}), {} threads",
         args.seed,
-        exhaustive(),
+        all_exhaustive_before(),
         args.threads
     );
     let run = Run {
@@ -143,7 +143,8 @@ impl Run<'_> {
                     if number <= SHOWN {
                         let (repro, what) = shrink(&workload.case, &violation, &Effort::default());
                         println!(
-                            "{what}\n\n{}",
+                            "{}\n\nshrunk:\n{what}\n\n{}",
+                            violation.what,
                             repro.as_test(&format!("seed_{}_workload_{n}", self.args.seed))
                         );
                     }

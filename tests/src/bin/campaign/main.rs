@@ -56,8 +56,8 @@ fn main() -> ExitCode {
         "io_errors": sweep.runs,
         "io_error_images": sweep.images,
         "violations": violations,
-        "mutants": 0,
-        "mutants_killed": 0,
+        "mutants": null,
+        "mutants_killed": null,
         "seconds": start.elapsed().as_secs(),
         "seed": args.seed,
     });
