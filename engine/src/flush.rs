@@ -22,9 +22,7 @@ use crate::memtable::Memtable;
 use crate::sync::{Ordering, PinArc};
 use crate::view::{CollectionView, ReadView, SegmentFile, Version};
 
-pub(crate) use contents::{
-    Contents, MemtableRows, Superseded, changed_deletions, resolve, resolve_since,
-};
+pub(crate) use contents::{Contents, MemtableRows, Superseded, changed_deletions, resolve_since};
 
 impl Core {
     /// Flushes one frozen memtable if there is one. Nothing is lost on an error:
@@ -49,8 +47,7 @@ impl Core {
         self.group.with_leadership(|| self.freeze(info.id));
         let (view, _) = self.published.get();
         if let Some(collection) = view.collections.get(&info.id) {
-            let frozen = collection.frozen.iter();
-            frozen.for_each(|memtable| memtable.charge().release_to_pins());
+            collection.set_frozen_aside();
         }
     }
 
@@ -77,9 +74,7 @@ impl Core {
     ) -> Result<()> {
         let contents = Contents::of(memtable);
         let mut superseded = Superseded::new();
-        for segment in &base.segments {
-            resolve(&contents, segment, &mut superseded)?;
-        }
+        resolve_since(&contents, &Version::default(), base, &mut superseded)?;
         let output = if contents.has_no_rows() {
             None
         } else {
@@ -165,10 +160,7 @@ impl Core {
             self.release_logs(first_log);
             self.garbage.collect(self.storage());
         }
-        let drop_memtable = |collection: &mut CollectionView| {
-            let frozen = &mut collection.frozen;
-            frozen.retain(|m| !std::ptr::eq(PinArc::as_ptr(m), memtable));
-        };
+        let drop_memtable = |collection: &mut CollectionView| collection.drop_frozen(memtable);
         if planted("flush.memtable_until_edit") {
             let all = |view: &mut ReadView| view.collections.get_mut(&id).map(drop_memtable);
             self.published.update(all);
@@ -205,12 +197,9 @@ impl Core {
         // is in the file that is current now, or in a later one.
         let (current, _) = self.log.end();
         let (view, _) = self.published.get();
-        view.collections
-            .values()
-            .flat_map(|c| c.memtables())
-            .filter(|m| !without.is_some_and(|w| std::ptr::eq(PinArc::as_ptr(m), w)))
-            .filter(|_| !planted("flush.log_of_others"))
-            .map(|m| m.first_log())
-            .fold(current, u64::min)
+        match planted("flush.log_of_others") {
+            true => current,
+            false => view.first_log(current, without),
+        }
     }
 }

@@ -102,6 +102,19 @@ impl CollectionView {
         std::iter::once(&self.active).chain(self.frozen.iter().rev())
     }
 
+    /// Lets go of a memtable that a segment has replaced.
+    pub(crate) fn drop_frozen(&mut self, memtable: &Memtable) {
+        self.frozen
+            .retain(|m| !std::ptr::eq(PinArc::as_ptr(m), memtable));
+    }
+
+    /// Charges what is frozen to the snapshots: it cannot be flushed and shall hold
+    /// nobody else back.
+    pub(crate) fn set_frozen_aside(&self) {
+        let frozen = self.frozen.iter();
+        frozen.for_each(|memtable| memtable.charge().release_to_pins());
+    }
+
     /// What the memtables say of a key at `at`, if anything.
     pub(crate) fn in_memtables(
         &self,
@@ -119,6 +132,17 @@ impl CollectionView {
 #[derive(Clone, Default)]
 pub(crate) struct ReadView {
     pub(crate) collections: BTreeMap<CollectionId, CollectionView>,
+}
+
+impl ReadView {
+    /// The oldest log file that any memtable but `without` needs; `current` if none.
+    pub(crate) fn first_log(&self, current: u64, without: Option<&Memtable>) -> u64 {
+        let memtables = self.collections.values().flat_map(|c| c.memtables());
+        memtables
+            .filter(|m| !without.is_some_and(|w| std::ptr::eq(PinArc::as_ptr(m), w)))
+            .map(|m| m.first_log())
+            .fold(current, u64::min)
+    }
 }
 
 /// The current view and the SeqNo up to which it is read.

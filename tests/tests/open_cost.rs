@@ -1,15 +1,15 @@
 //! Opening after a clean close reads headers, footers and tables, not rows.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use esker::env::{Clock, Entropy, Env, StdEnv, Storage, StorageFile, StorageLock};
+use esker::env::StdEnv;
 use esker::{
     Background, CollectionOptions, Db, Durability, GraphOptions, MapMode, Metric, Options,
     WriteBatch, WriteOptions,
 };
+use esker_tests::fault::FaultStorage;
+use esker_tests::sim::CallKind;
 
 const ROWS: u64 = 200_000;
 const DIMENSION: u32 = 16;
@@ -39,87 +39,13 @@ fn load(dir: &Path) {
     db.close().expect("closes");
 }
 
-/// The real storage, counting the bytes that are read from segment files.
-#[derive(Debug, Default)]
-struct Counting {
-    inner: StdEnv,
-    read: Arc<AtomicU64>,
-}
-
-impl Env for Counting {
-    fn storage(&self) -> &dyn Storage {
-        self
-    }
-    fn clock(&self) -> &dyn Clock {
-        self.inner.clock()
-    }
-    fn entropy(&self) -> &dyn Entropy {
-        self.inner.entropy()
-    }
-}
-
-impl Storage for Counting {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
-        self.inner.create(path)
-    }
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
-        let file = self.inner.open(path)?;
-        let is_segment = path
-            .extension()
-            .is_some_and(|extension| extension == "segment");
-        let read = Arc::clone(&self.read);
-        Ok(if is_segment {
-            Arc::new(CountingFile { file, read })
-        } else {
-            file
-        })
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.inner.remove(path)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.inner.list(dir)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.inner.create_dir(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.inner.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
-        self.inner.lock(path)
-    }
-    fn available_space(&self, dir: &Path) -> io::Result<Option<u64>> {
-        self.inner.available_space(dir)
-    }
-}
-
-struct CountingFile {
-    file: Arc<dyn StorageFile>,
-    read: Arc<AtomicU64>,
-}
-
-impl StorageFile for CountingFile {
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(offset, buffer)?;
-        self.read.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn map(&self) -> io::Result<esker_segment::Bytes> {
-        self.file.map()
-    }
+/// Bytes that were asked of segment files.
+fn read(storage: &FaultStorage) -> u64 {
+    let log = storage.log();
+    let reads = log.iter().filter(|call| {
+        call.kind == CallKind::Read && call.path.extension().is_some_and(|e| e == "segment")
+    });
+    reads.map(|call| call.len).sum()
 }
 
 #[test]
@@ -150,11 +76,11 @@ fn an_open_touches_tables_only() {
     );
     drop((c, db));
 
-    let env = Counting::default();
-    let read = Arc::clone(&env.read);
-    let paged = options().map_mode(MapMode::Pread).env(Arc::new(env));
+    let storage = FaultStorage::around(Arc::new(StdEnv::new()));
+    let paged = options().map_mode(MapMode::Pread).env(storage.env());
     let db = Db::open(dir.path(), paged).expect("opens");
-    let opened = read.load(Ordering::Relaxed);
+    let opened = read(&storage);
+    assert!(opened > 0, "the log is alive");
     let size = db.stats().segment_bytes;
     assert!(opened * 20 < size, "opening read {opened} of {size} bytes");
     assert!(
@@ -164,6 +90,6 @@ fn an_open_touches_tables_only() {
             .expect("reads")
             .is_some()
     );
-    let found = read.load(Ordering::Relaxed) - opened;
+    let found = read(&storage) - opened;
     assert!(found <= 16 * 4_096, "a get read {found} bytes");
 }

@@ -64,11 +64,7 @@ impl Contents {
 }
 
 /// Adds the live rows of `segment` whose keys the memtable replaces or deletes.
-pub(crate) fn resolve(
-    contents: &Contents,
-    segment: &LiveSegment,
-    out: &mut Superseded,
-) -> Result<()> {
+fn resolve(contents: &Contents, segment: &LiveSegment, out: &mut Superseded) -> Result<()> {
     let file = &segment.file;
     let mut rows = Vec::new();
     for (key, _) in &contents.keys {
@@ -84,7 +80,8 @@ pub(crate) fn resolve(
     Ok(())
 }
 
-/// As [`resolve`], for the segments that came since `base`.
+/// Adds the live rows whose keys the memtable replaces or deletes, of the segments that
+/// came since `base`; of all, if that is the empty version.
 pub(crate) fn resolve_since(
     contents: &Contents,
     base: &Version,

@@ -13,7 +13,7 @@ use loom::thread;
 
 use super::{COLLECTION, Image, explore, live_rows, view_of};
 use crate::compact::deleted_meanwhile;
-use crate::flush::{Contents, Superseded, changed_deletions, resolve, resolve_since};
+use crate::flush::{Contents, Superseded, changed_deletions, resolve_since};
 use crate::gc::Garbage;
 use crate::memtable::Entry;
 use crate::sync::Mutex;
@@ -78,9 +78,7 @@ impl Database {
     fn flush(&self, contents: &Contents, output: Option<SegmentFile>) {
         let base = self.version();
         let mut superseded = Superseded::new();
-        for segment in &base.segments {
-            resolve(contents, segment, &mut superseded).unwrap();
-        }
+        resolve_since(contents, &Version::default(), &base, &mut superseded).unwrap();
         let _committing = self.commit.lock();
         let now = self.version();
         resolve_since(contents, &base, &now, &mut superseded).unwrap();

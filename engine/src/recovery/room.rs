@@ -20,7 +20,7 @@ use crate::batch::Operation;
 use crate::core::CollectionInfo;
 use crate::error::{Error, Result};
 use crate::files::discard;
-use crate::flush::{Contents, MemtableRows, Superseded, changed_deletions, resolve};
+use crate::flush::{Contents, MemtableRows, Superseded, changed_deletions, resolve_since};
 use crate::gc::FilePin;
 use crate::manifest::{Edit, Field, ManifestState};
 use crate::memtable::Memtable;
@@ -120,10 +120,8 @@ impl Opening {
             && !collection.active.is_empty()
         {
             collection.freeze(info.new_memtable(&self.budget));
-            if info.damaged.lock().is_some()
-                && let Some(memtable) = collection.frozen.last()
-            {
-                memtable.charge().release_to_pins();
+            if info.damaged.lock().is_some() {
+                collection.set_frozen_aside();
             }
         }
     }
@@ -163,8 +161,7 @@ impl Opening {
     fn set_aside(&mut self, id: CollectionId) {
         self.freeze(id);
         if let Some(collection) = self.view.collections.get(&id) {
-            let frozen = collection.frozen.iter();
-            frozen.for_each(|memtable| memtable.charge().release_to_pins());
+            collection.set_frozen_aside();
         }
     }
 
@@ -190,9 +187,7 @@ impl Opening {
     ) -> Result<()> {
         let contents = Contents::of(memtable);
         let mut superseded = Superseded::new();
-        for segment in &version.segments {
-            resolve(&contents, segment, &mut superseded)?;
-        }
+        resolve_since(&contents, &Version::default(), version, &mut superseded)?;
         if planted("open.flush_resolves") {
             superseded.clear();
         }
@@ -218,9 +213,7 @@ impl Opening {
         changed.extend(deletions.keys());
         if let Some(collection) = self.view.collections.get_mut(&info.id) {
             collection.version = Arc::new(version.with(&[], output, deletions));
-            collection
-                .frozen
-                .retain(|m| !std::ptr::eq(PinArc::as_ptr(m), memtable));
+            collection.drop_frozen(memtable);
         }
         self.counters.flushed();
         Ok(())
@@ -231,14 +224,10 @@ impl Opening {
         // What is replayed now is in the current file, even if no row of it is in a
         // memtable yet.
         let (current, _) = log.end();
-        let first = self
-            .view
-            .collections
-            .values()
-            .flat_map(|collection| collection.memtables())
-            .map(|memtable| memtable.first_log())
-            .filter(|_| !planted("open.flush_keeps_log"))
-            .fold(current, u64::min);
+        let first = match planted("open.flush_keeps_log") {
+            true => current,
+            false => self.view.first_log(current, None),
+        };
         for path in log.release_below(first) {
             discard(self.storage(), &path);
         }

@@ -13,7 +13,7 @@ use esker::{
     Background, Db, Durability, Error, GraphOptions, MapMode, Metric, Options, WriteBatch,
 };
 
-use crate::oracle::{Change, Row};
+use crate::oracle::{Change, Row, batch_of};
 
 /// The collections: name, dimension, metric.
 pub(super) const COLLECTIONS: [(&str, u32, Metric); 2] =
@@ -139,24 +139,7 @@ impl Batch {
 
     /// As the engine takes it.
     pub(super) fn batch(&self, db: &Db) -> Result<WriteBatch, Error> {
-        let mut batch = WriteBatch::new();
-        for entry in &self.0 {
-            let collection = db.collection(COLLECTIONS[entry.collection].0)?;
-            let key = entry.key();
-            match entry.value {
-                None => batch.delete(&collection, &key[..])?,
-                Some(value) => {
-                    let vector = entry.vector(value);
-                    match Entry::payload(value) {
-                        Some(payload) => {
-                            batch.put_with_payload(&collection, &key[..], &vector, &payload)?;
-                        }
-                        None => batch.put(&collection, &key[..], &vector)?,
-                    }
-                }
-            }
-        }
-        Ok(batch)
+        batch_of(db, &self.changes())
     }
 }
 

@@ -20,7 +20,7 @@ mod searches;
 #[cfg(test)]
 mod tests;
 
-pub use model::{Change, Loss, Oracle, Outcome, Recovered, WriteId};
+pub use model::{Change, Loss, Oracle, Outcome, Recovered, WriteId, batch_of};
 pub use reads::{Queries, check_snapshot, read_state};
 pub use searches::Seen;
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use esker::{Db, Durability, Key, Metric};
+use esker::{Db, Durability, Key, Metric, WriteBatch};
 
 use super::compare::{explain, search};
 use super::reads::{Queries, check_reads, read_state};
@@ -45,6 +45,28 @@ impl Change {
             Self::Delete { .. } => None,
         }
     }
+}
+
+/// The batch of these changes.
+///
+/// # Errors
+/// Whatever the database has against a collection or a row.
+pub fn batch_of(db: &Db, changes: &[Change]) -> esker::Result<WriteBatch> {
+    let mut batch = WriteBatch::new();
+    for change in changes {
+        let collection = db.collection(change.collection())?;
+        let key = change.key().clone();
+        match change.row() {
+            None => batch.delete(&collection, key)?,
+            Some(row) => match &row.payload {
+                Some(payload) => {
+                    batch.put_with_payload(&collection, key, &row.floats(), payload)?;
+                }
+                None => batch.put(&collection, key, &row.floats())?,
+            },
+        }
+    }
+    Ok(batch)
 }
 
 /// What is known of a write.

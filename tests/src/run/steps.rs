@@ -10,25 +10,12 @@ use esker::{Db, Durability, Error, WriteBatch, WriteOptions};
 use super::inside::{Crossed, Merge, is_segment};
 use super::machine::Machine;
 use super::ops::{COLLECTIONS, Crossing, FaultCalls, FaultSpec, How, Op, WriteSpec};
-use crate::oracle::{Change, Loss, Outcome, WriteId};
+use crate::oracle::{Change, Loss, Outcome, WriteId, batch_of};
 use crate::sim::{CallKind, Fault, is_machine_gone};
 
 /// The batch of a specification.
 pub(super) fn batch(db: &Db, spec: &WriteSpec) -> Result<WriteBatch, Error> {
-    let mut batch = WriteBatch::new();
-    for change in &spec.changes {
-        let collection = db.collection(change.collection().0)?;
-        match change.change() {
-            Change::Delete { key, .. } => batch.delete(&collection, key)?,
-            Change::Put { key, row, .. } => match &row.payload {
-                Some(payload) => {
-                    batch.put_with_payload(&collection, key, &row.floats(), payload)?;
-                }
-                None => batch.put(&collection, key, &row.floats())?,
-            },
-        }
-    }
-    Ok(batch)
+    batch_of(db, &changes(spec))
 }
 
 pub(super) fn changes(spec: &WriteSpec) -> Vec<Change> {

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use esker::{Db, Durability, Error};
-use esker_tests::oracle::{Change, Outcome};
+use esker_tests::oracle::{Change, Outcome, batch_of};
 use esker_tests::run::Settings;
 use esker_tests::sim::{CallKind, Crash, Fault, FaultEffect};
 
 use crate::support::{
-    Bench, DIR, SMALL, at_every_effect, batch_of, crash_at_every_effect, crashes, delete, ends,
+    Bench, DIR, SMALL, at_every_effect, crash_at_every_effect, crashes, delete, ends,
     in_the_middle, put, put_of, write,
 };
 

@@ -6,10 +6,8 @@
 
 use std::path::Path;
 
-use esker::{
-    Collection, CollectionOptions, Db, Durability, Error, Metric, WriteBatch, WriteOptions,
-};
-use esker_tests::oracle::{Change, Loss, Oracle, Outcome, Queries, Row};
+use esker::{Collection, CollectionOptions, Db, Durability, Error, Metric, WriteOptions};
+use esker_tests::oracle::{Change, Loss, Oracle, Outcome, Queries, Row, batch_of};
 use esker_tests::rng::Rng;
 use esker_tests::run::Settings;
 use esker_tests::sim::{At, Call, CallKind, Crash, Moment, SimEnv};
@@ -69,29 +67,6 @@ pub(crate) fn delete(name: &str, key: u64) -> Change {
         collection: name.to_owned(),
         key: key.into(),
     }
-}
-
-/// The batch of these changes.
-pub(crate) fn batch_of(db: &Db, changes: &[Change]) -> Result<WriteBatch, Error> {
-    let mut batch = WriteBatch::new();
-    for change in changes {
-        match change {
-            Change::Delete { collection, key } => {
-                batch.delete(&db.collection(collection)?, key.clone())?;
-            }
-            Change::Put {
-                collection,
-                key,
-                row,
-            } => batch.put_with_payload(
-                &db.collection(collection)?,
-                key.clone(),
-                &row.floats(),
-                row.payload.as_deref().unwrap_or_default(),
-            )?,
-        }
-    }
-    Ok(batch)
 }
 
 pub(crate) fn write(db: &Db, durability: Durability, changes: &[Change]) -> Result<(), Error> {

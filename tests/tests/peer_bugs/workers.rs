@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use esker::{Background, Db, Durability, Error, Options};
-use esker_tests::oracle::Outcome;
+use esker_tests::oracle::{Outcome, batch_of};
 use esker_tests::rng::Rng;
 use esker_tests::run::Settings;
 use esker_tests::sim::{CallKind, Crash, SimEnv};
 
 use crate::support::{
-    Bench, DIR, SMALL, batch_of, collection, crash_at_every_effect, crashes, delete, ends,
-    in_the_middle, put, put_of, vector, write,
+    Bench, DIR, SMALL, collection, crash_at_every_effect, crashes, delete, ends, in_the_middle,
+    put, put_of, vector, write,
 };
 
 const COLLECTIONS: u64 = 12;

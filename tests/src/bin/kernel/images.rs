@@ -3,6 +3,7 @@
 //! Owns the campaign over workloads and cuts, and the power cuts by request. Must
 //! not know: what makes a state legal.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -51,12 +52,23 @@ impl Bench {
         (n, name)
     }
 
+    /// Mounts the fresh file system of the seed's shape: the shape's number and name.
+    fn start(&self, seed: u64, log: bool) -> Result<(usize, String, Mounted), String> {
+        let (shape, name) = self.shape(seed);
+        self.device.load(self.fresh[shape].clone(), log)?;
+        let mount = self.mount(shape);
+        let mount = mount.map_err(|error| format!("{name}: {error}"))?;
+        Ok((shape, name, mount))
+    }
+
+    fn mount(&self, shape: usize) -> io::Result<Mounted> {
+        self.device
+            .mount(self.kind, self.kind.shapes()[shape].mount)
+    }
+
     /// Mounts an image, judges it, and lets it go.
     fn judge(&self, shape: usize, state: &mut State<'_>, findings: &mut Findings) {
-        let mount = match self
-            .device
-            .mount(self.kind, self.kind.shapes()[shape].mount)
-        {
+        let mount = match self.mount(shape) {
             Ok(mount) => mount,
             Err(error) => {
                 findings.unmountable += 1;
@@ -131,21 +143,10 @@ pub(crate) fn images(bench: &Bench, seed: u64, count: u64, findings: &mut Findin
 
 fn images_of(bench: &Bench, seed: u64, count: u64, findings: &mut Findings) -> Result<(), String> {
     let device = &bench.device;
-    let (shape, name) = bench.shape(seed);
-    device.load(bench.fresh[shape].clone(), true)?;
-    let mount = device
-        .mount(bench.kind, bench.kind.shapes()[shape].mount)
-        .map_err(|error| format!("{name}: {error}"))?;
+    let (shape, name, mount) = bench.start(seed, true)?;
     let twin = Twin::new(mount.path(), seed, device.progress.clone(), Some(seed));
     let ops = ops(seed);
-    let mut session = Session::new(DIR.into(), options(seed).env(Arc::new(twin.clone())));
-    let mut ends = vec![0];
-    for (i, op) in ops.iter().enumerate() {
-        let done = session.perform(op);
-        done.map_err(|error| format!("{name}: operation {i} failed: {error}"))?;
-        ends.push(twin.calls());
-    }
-    drop(session);
+    let ends = perform(&ops, seed, &twin).map_err(|error| format!("{name}: {error}"))?;
     let log = device.take_log();
     mount.discard().map_err(|error| error.to_string())?;
     if let Some(difference) = twin.difference() {
@@ -231,11 +232,7 @@ fn cut_once(
     findings: &mut Findings,
 ) -> Result<(), String> {
     let device = &bench.device;
-    let (shape, name) = bench.shape(seed);
-    device.load(bench.fresh[shape].clone(), false)?;
-    let mount = device
-        .mount(bench.kind, bench.kind.shapes()[shape].mount)
-        .map_err(|error| format!("{name}: {error}"))?;
+    let (shape, name, mount) = bench.start(seed, false)?;
     let mut rng = Rng::part(seed, 4 + cut);
     let twin = Twin::new(
         mount.path(),

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use esker::{
     Background, CollectionOptions, Db, Durability, GraphOptions, MapMode, Metric, Options,
-    Snapshot, WriteBatch, WriteOptions,
+    Snapshot, WriteOptions,
 };
 use esker_tests::load::unit;
-use esker_tests::oracle::{Change, Oracle, Outcome, Row};
+use esker_tests::oracle::{Change, Oracle, Outcome, Row, batch_of};
 use esker_tests::rng::Rng;
 
 const COLLECTIONS: [(&str, u32, Metric); 2] = [("a", 4, Metric::L2), ("b", 12, Metric::Cosine)];
@@ -163,25 +163,7 @@ impl Session {
 
     fn write(&self, changes: &[Change], durability: Durability) -> esker::Result<()> {
         let db = self.db();
-        let mut batch = WriteBatch::new();
-        for change in changes {
-            match change {
-                Change::Delete { collection, key } => {
-                    batch.delete(&db.collection(collection)?, key.clone())?;
-                }
-                Change::Put {
-                    collection,
-                    key,
-                    row,
-                } => {
-                    let (c, key) = (db.collection(collection)?, key.clone());
-                    match &row.payload {
-                        Some(p) => batch.put_with_payload(&c, key, &row.floats(), p)?,
-                        None => batch.put(&c, key, &row.floats())?,
-                    }
-                }
-            }
-        }
+        let batch = batch_of(&db, changes)?;
         db.write_with(batch, WriteOptions::new().durability(durability))?;
         Ok(())
     }
