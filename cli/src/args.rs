@@ -318,6 +318,10 @@ pub(crate) struct Bench {
     /// Times that all queries are asked at each size; the fastest round counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) repeat: u64,
+    /// Close and open the database before the first query: blocks are then verified at
+    /// their first touch, as after any restart, and not by the build that wrote them
+    #[arg(long)]
+    pub(crate) reopen: bool,
     /// Print one JSON object a line, one for each size
     #[arg(long)]
     pub(crate) json: bool,

@@ -66,6 +66,13 @@ impl Load {
         })
     }
 
+    /// The database that a load left, opened again.
+    pub(super) fn open(db_dir: &Path) -> Result<(Db, Collection), Failure> {
+        let db = Db::open(db_dir, Options::default().create_if_missing(false))?;
+        let collection = db.collection(COLLECTION)?;
+        Ok((db, collection))
+    }
+
     /// Makes the database and the empty collection. Refuses a database that is
     /// there already: its rows would count among ours.
     pub(super) fn create(&self, db_dir: &Path) -> Result<(Db, Collection), Failure> {

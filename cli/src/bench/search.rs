@@ -45,6 +45,8 @@ struct Point {
     latencies: Vec<Duration>,
     rss_mb: Option<f64>,
     anon_mb: Option<f64>,
+    /// Share of the mapped blocks that were verified since the open.
+    verified: f64,
 }
 
 /// Runs the whole measurement and prints each point as soon as it is there.
@@ -68,7 +70,11 @@ pub(crate) fn search(args: &Bench) -> Result<(), Failure> {
             (Some(scratch), dir)
         }
     };
-    let built = build(&load, &db_dir)?;
+    let mut built = build(&load, &db_dir)?;
+    if args.reopen {
+        built.db.close()?;
+        (built.db, built.collection) = Load::open(&db_dir)?;
+    }
     if !args.json {
         print_head(args, &load, &judge, &built)?;
     }
@@ -149,12 +155,14 @@ fn measure(
     latencies.sort_unstable();
     let (rss_mb, anon) = (memory::rss_mb(), memory::anon_mb());
     let beyond = anon.zip(built.anon_before);
+    let stats = built.db.stats();
     Ok(Point {
         l,
         recall: judge.recall(&answers)?,
         latencies,
         rss_mb,
         anon_mb: beyond.map(|(now, before)| now - before),
+        verified: round(stats.blocks_verified as f64 / stats.blocks.max(1) as f64, 4),
     })
 }
 
@@ -212,6 +220,8 @@ fn line(args: &Bench, load: &Load, built: &Built, point: &Point) -> Value {
         "ingest_vps": ingest_vps(load, built),
         "build_s": round(built.build.as_secs_f64(), 2),
         "segments": built.segments,
+        "reopened": args.reopen,
+        "blocks_verified": point.verified,
         "param": point.l,
         "recall": round(point.recall, 4),
         "qps": point.qps(),

@@ -77,7 +77,10 @@ impl<S: SectionSource> Segment<S> {
         let (start, scratch) = (stats.start, &mut scratch.0);
         match graph.in_place() {
             Some(graph) => walk(&Failing::new(graph), start, l, scratch, proceed),
-            None => walk(&Failing::new(graph), start, l, scratch, proceed),
+            None => {
+                graph.verify_more()?;
+                walk(&Failing::new(graph), start, l, scratch, proceed)
+            }
         }
     }
 }
@@ -128,6 +131,18 @@ struct Graph<'a, S: SectionSource> {
 }
 
 impl<'a, S: SectionSource> Graph<'a, S> {
+    /// Brings the day nearer when walks read in place.
+    fn verify_more(&self) -> Result<(), SegmentError> {
+        let sections = &self.segment.sections;
+        let walked = [
+            Some(self.section),
+            Some(&sections.vectors),
+            sections.norms.as_ref(),
+        ];
+        let mut walked = walked.into_iter().flatten();
+        walked.try_for_each(|section| self.segment.source.verify_more(section))
+    }
+
     /// The same in place, if all that a walk may touch is verified memory.
     fn in_place(&self) -> Option<InPlace<'a>> {
         let segment = self.segment;

@@ -10,6 +10,9 @@ use crate::error::SegmentError;
 use crate::prefetch::prefetch;
 use crate::source::{Resident, Scratch, Section, SectionSource};
 
+/// Blocks that a walk verifies beside those it needs: some microseconds.
+const MORE_BLOCKS: u32 = 64;
+
 /// The whole file as memory.
 #[derive(Debug)]
 pub struct Memory(Bytes);
@@ -71,6 +74,12 @@ impl SectionSource for Memory {
         let range = section.entry().range();
         let bytes = self.0.get(range.start as usize..range.end as usize)?;
         section.is_verified().then_some(bytes)
+    }
+
+    fn verify_more(&self, section: &Section) -> Result<(), SegmentError> {
+        let range = section.entry().range();
+        let bytes = self.0.get(range.start as usize..range.end as usize);
+        section.ensure_more(MORE_BLOCKS, bytes.unwrap_or_default())
     }
 
     #[inline]

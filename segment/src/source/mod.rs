@@ -83,6 +83,13 @@ pub trait SectionSource: Send + Sync {
     /// been verified: what is read again and again need not be checked again.
     fn verified(&self, section: &Section) -> Option<&[u8]>;
 
+    /// Verifies a few more blocks of a section that is read in place and half verified
+    /// already, so that soon [`SectionSource::verified`] is all of it.
+    ///
+    /// # Errors
+    /// `Corruption` if one of them fails its checksum.
+    fn verify_more(&self, section: &Section) -> Result<(), SegmentError>;
+
     /// Says that a range of a section will be asked for soon. What is wrong with
     /// the range is found when it is.
     fn hint(&self, section: &Section, range: Range<u64>);
@@ -221,6 +228,13 @@ impl SectionSource for Source {
         match self {
             Self::Memory(memory) => memory.verified(section),
             Self::Paged(paged) => paged.verified(section),
+        }
+    }
+
+    fn verify_more(&self, section: &Section) -> Result<(), SegmentError> {
+        match self {
+            Self::Memory(memory) => memory.verify_more(section),
+            Self::Paged(paged) => paged.verify_more(section),
         }
     }
 

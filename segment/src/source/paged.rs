@@ -261,6 +261,11 @@ impl<R: ReadAt> SectionSource for Paged<R> {
         None
     }
 
+    /// Nothing is read in place.
+    fn verify_more(&self, _section: &Section) -> Result<(), SegmentError> {
+        Ok(())
+    }
+
     /// A device is not asked ahead.
     fn hint(&self, _section: &Section, _range: Range<u64>) {}
 

@@ -205,6 +205,52 @@ fn a_walk_meets_damage_at_first_touch_and_on_a_device_at_every_read() {
 }
 
 #[test]
+fn blocks_that_no_walk_touches_are_verified_once_half_of_them_are() {
+    let (file, expected) = write_with_graph(&many(8000, 128), Metric::L2, 32);
+    let query = Query::new(Metric::L2, &[0.25; 128]).unwrap();
+    let vectors = Layout::read(&file).range(SectionTag::Vectors);
+    let left = |segment: &Segment| {
+        let mut all = segment.verified_blocks();
+        let (_, verified, total) = all.find(|(tag, ..)| *tag == SectionTag::Vectors).unwrap();
+        total - verified
+    };
+    // Eight rows share a block.
+    let segment = Segment::open(memory(&file), &expected).unwrap();
+    let read = |rows: std::ops::Range<u32>| {
+        for row in rows {
+            segment.vector(Row(row)).unwrap();
+        }
+    };
+    let answer = walk(&segment, &query, 10).unwrap();
+    let untouched = left(&segment);
+    assert!(untouched > 1000 / 2, "{untouched}");
+    assert_eq!(walk(&segment, &query, 10).unwrap(), answer);
+    assert_eq!(left(&segment), untouched, "less than half is verified");
+    read(0..4400);
+    let walks = (1..100).find(|_| {
+        assert_eq!(walk(&segment, &query, 10).unwrap(), answer);
+        left(&segment) == 0
+    });
+    assert!(walks.is_some_and(|walks| walks > 1), "{walks:?}");
+
+    // And what is damaged there is found, by every walk until somebody listens.
+    let mut bad = file.clone();
+    bad[vectors.end - 7] ^= 1;
+    let segment = Segment::open(memory(&bad), &expected).unwrap();
+    (0..4400).for_each(|row| drop(segment.vector(Row(row)).unwrap()));
+    let errors: Vec<_> = (0..100)
+        .filter_map(|_| walk(&segment, &query, 10).err())
+        .collect();
+    assert!(errors.len() > 90, "{}", errors.len());
+    assert!(
+        errors
+            .iter()
+            .all(|error| error.to_string().contains("of section Vectors fails"))
+    );
+    assert_eq!(left(&segment), 1);
+}
+
+#[test]
 fn a_failing_or_shrunken_device_is_an_error() {
     let (file, expected) = write(&many(500, 16), Metric::L2);
     let device = Device::new(&file);
