@@ -46,8 +46,6 @@ pub(crate) struct CollectionInfo {
     /// Set when a flush met damage in this collection: it takes no more writes,
     /// because they could never leave the log.
     pub(crate) damaged: Mutex<Option<Error>>,
-    /// Set when a merge met damage in this collection: it is not merged again.
-    pub(crate) unmergeable: AtomicBool,
 }
 
 impl CollectionInfo {

@@ -17,6 +17,7 @@ use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::{CollectionMeta, CommitError, Field, MAX_NAME_LEN, Seal};
 use crate::options::{Background, CollectionOptions, Options, WriteOptions};
+use crate::quarantine::QuarantinedSegment;
 use crate::recovery::RecoveryReport;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
@@ -257,6 +258,7 @@ impl Db {
         let Some(info) = core.find_collection(name) else {
             return Err(Error::Invalid(format!("there is no collection {name:?}")));
         };
+        core.read_for_snapshots(info.id);
         // Writes acknowledged after the drop must find the collection gone.
         info.dropped.store(true, Ordering::Release);
         let edit = vec![Field::DropCollection(info.id)];
@@ -357,7 +359,15 @@ impl Db {
         let core = &self.handle.core;
         core.check_writable()?;
         core.freeze_all();
-        while core.flush_step()? {}
+        loop {
+            match core.flush_step() {
+                Ok(true) => {}
+                Ok(false) => break,
+                // Its collection takes no more writes; the others are flushed first.
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
         core.garbage.collect(core.storage());
         core.check_undamaged()
     }
@@ -366,14 +376,26 @@ impl Db {
     /// without deleted rows, with a graph if it is large enough, and waits for it.
     ///
     /// # Errors
-    /// As [`Db::flush`].
+    /// As [`Db::flush`]. `Corruption` comes after all else was merged: damaged
+    /// segments are left as they are.
     pub fn compact(&self) -> Result<()> {
         let core = &self.handle.core;
         let announced = core.announce_full_merge();
-        self.flush()?;
-        core.compact_all(announced)?;
+        let flushed = match self.flush() {
+            Err(error) if !error.is_damage() => return Err(error),
+            flushed => flushed,
+        };
+        let compacted = core.compact_all(announced);
         core.garbage.collect(core.storage());
-        Ok(())
+        flushed.and(compacted)
+    }
+
+    /// The segments that turned out to be damaged since the database was opened.
+    /// Nothing of this is kept: after the next open, damage is found again where it
+    /// is touched, or by [`Db::verify`].
+    #[must_use]
+    pub fn quarantined(&self) -> Vec<QuarantinedSegment> {
+        self.handle.core.quarantined()
     }
 
     /// Reads and checks every file of the database as it is now.
@@ -435,7 +457,6 @@ impl CollectionInfo {
             metric: meta.metric,
             dropped: AtomicBool::new(false),
             damaged: Mutex::new(None),
-            unmergeable: AtomicBool::new(false),
         }
     }
 }

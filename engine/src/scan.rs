@@ -15,9 +15,10 @@ use esker_segment::{Key, Row, SeqNo};
 use crate::core::CollectionInfo;
 use crate::error::Result;
 use crate::memtable::{Entry, Memtable};
-use crate::read::{Reader, Record, in_segment, segment_record};
+use crate::read::{Reader, Record, segment_record};
+use crate::segment_file::Readable;
 use crate::sync::PinArc;
-use crate::view::{LiveSegment, ReadView};
+use crate::view::ReadView;
 
 /// Keys that each source gives at a time.
 const CHUNK: usize = 128;
@@ -39,7 +40,7 @@ pub struct Scan {
 enum Found<'a> {
     Dead,
     Memtable(&'a Memtable, Row),
-    Segment(&'a LiveSegment, Row),
+    Segment(Readable<'a>, Row),
 }
 
 impl Scan {
@@ -85,11 +86,12 @@ impl Scan {
             }
         }
         for segment in &reader.view.version.segments {
+            let segment = segment.read()?;
             let mut keys: Vec<(Key, Row)> = Vec::new();
             let bound = start.as_ref().map(|key| &**key);
-            let iter = segment.file.segment.iter_from(bound);
-            for item in iter.map_err(|error| in_segment(segment, error))? {
-                keys.push(item.map_err(|error| in_segment(segment, error))?);
+            let iter = segment.segment.iter_from(bound);
+            for item in iter.map_err(|error| segment.failed(error))? {
+                keys.push(item.map_err(|error| segment.failed(error))?);
                 if keys.len() == CHUNK {
                     break;
                 }
