@@ -13,7 +13,7 @@ use std::sync::Arc;
 use esker_segment::{Key, Row, SeqNo};
 
 use crate::core::CollectionInfo;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memtable::{Entry, Memtable};
 use crate::read::{Reader, Record, segment_record};
 use crate::segment_file::Readable;
@@ -34,6 +34,8 @@ pub struct Scan {
     next: Option<Bound<Key>>,
     end: Bound<Key>,
     ready: VecDeque<(Key, Record)>,
+    /// What ends the iteration, once the rows before it are handed out.
+    failed: Option<Error>,
 }
 
 /// What the newest source says of a key.
@@ -59,6 +61,7 @@ impl Scan {
             next: Some(start),
             end,
             ready: VecDeque::new(),
+            failed: None,
         })
     }
 
@@ -149,10 +152,11 @@ impl Iterator for Scan {
             if let Some(item) = self.ready.pop_front() {
                 return Some(Ok(item));
             }
-            let start = self.next.take()?;
-            if let Err(error) = self.fill(&start) {
+            if let Some(error) = self.failed.take() {
                 return Some(Err(error));
             }
+            let start = self.next.take()?;
+            self.failed = self.fill(&start).err();
         }
     }
 }

@@ -24,8 +24,14 @@ pub const DIMENSION: usize = 4;
 
 /// Keys that only the memtable has.
 pub const FRESH: [u64; 2] = [1_000, 1_001];
-/// A key of the damaged segment that is deleted in a deletion vector.
-pub const DEAD: u64 = DAMAGED * ROWS + 7;
+/// Place in each segment of a row that is deleted, in a deletion vector.
+const DEAD_ROW: u64 = 7;
+/// The one of the damaged segment.
+pub const DEAD: u64 = DAMAGED * ROWS + DEAD_ROW;
+/// Rows of each segment that live.
+pub const LIVE: u64 = ROWS - 1;
+/// Rows of collection `a`.
+pub const ALL: u64 = SEGMENTS * LIVE + FRESH.len() as u64;
 
 /// A simulated disk, or a directory of the machine's.
 pub enum Disk {
@@ -124,7 +130,9 @@ impl Disk {
 /// Every row of a segment of `a`, or of its memtable: key, vector, payload.
 pub fn rows(segment: Option<u64>) -> Vec<(u64, Vec<f32>, Vec<u8>)> {
     let keys: Vec<u64> = match segment {
-        Some(n) => (n * ROWS..(n + 1) * ROWS).filter(|k| *k != DEAD).collect(),
+        Some(n) => (n * ROWS..(n + 1) * ROWS)
+            .filter(|k| k % ROWS != DEAD_ROW)
+            .collect(),
         None => FRESH.to_vec(),
     };
     let vectors = uniform(5, 2_000, DIMENSION);
@@ -133,7 +141,7 @@ pub fn rows(segment: Option<u64>) -> Vec<(u64, Vec<f32>, Vec<u8>)> {
 }
 
 /// A closed database: `a` has three segments with graphs and two fresh rows, one row of
-/// the damaged one is deleted; `b` has one segment.
+/// each is deleted; `b` has one segment.
 pub struct Bed {
     pub disk: Disk,
     pub mode: MapMode,
@@ -167,13 +175,17 @@ impl Bed {
         for n in 0..SEGMENTS {
             let before = with(&disk.names(), ".segment");
             put_all(&a, &rows(Some(n)));
-            if n == DAMAGED {
-                a.put(DEAD, &[1.0; DIMENSION]).expect("written");
-            }
+            a.put(n * ROWS + DEAD_ROW, &[1.0; DIMENSION])
+                .expect("written");
             db.flush().expect("flushed");
             let now = with(&disk.names(), ".segment");
             segments.extend(now.into_iter().filter(|name| !before.contains(name)));
         }
+        for n in (0..SEGMENTS).filter(|n| *n != DAMAGED) {
+            a.delete(n * ROWS + DEAD_ROW).expect("written");
+        }
+        db.flush().expect("flushed");
+        // In a file of its own.
         a.delete(DEAD).expect("written");
         put_all(&b, &rows(Some(0)));
         db.flush().expect("flushed");
@@ -181,10 +193,10 @@ impl Bed {
         db.close().expect("closes");
         drop((a, b, db));
         let deletions = with(&disk.names(), ".deletions");
-        assert_eq!((segments.len(), deletions.len()), (3, 1));
+        assert_eq!((segments.len(), deletions.len()), (3, 2));
         Self {
             segment: disk.dir().join(&segments[DAMAGED as usize]),
-            deletions: disk.dir().join(&deletions[0]),
+            deletions: disk.dir().join(&deletions[1]),
             mode,
             disk,
         }
