@@ -15,6 +15,7 @@ use esker_segment::{
     BlockCache, CollectionId, Expected, FileId, GraphBuild, GraphParams, Memory, Metric, Paged,
     ReadAt, RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
 };
+use esker_wal::mutants::planted;
 
 use crate::background::BuildThreads;
 use crate::core::CollectionInfo;
@@ -125,7 +126,7 @@ impl SegmentOpener {
             return Ok(SegmentFile::at_first_use(unopened, state.meta, pin(path)));
         }
         let opened = unopened.open(&state.meta)?;
-        if verify == VerifyOnOpen::Full {
+        if verify == VerifyOnOpen::Full && !planted("open.verify_full") {
             let verified = opened.segment.verify();
             verified.map_err(|error| Error::in_segment(&path, error))?;
         }
