@@ -21,7 +21,7 @@ use crate::quarantine::QuarantinedSegment;
 use crate::recovery::RecoveryReport;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
-use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::sync::{Mutex, Ordering};
 use crate::verify::VerifyReport;
 use crate::view::CollectionView;
 use crate::write::ticket::Ticket;
@@ -359,17 +359,7 @@ impl Db {
         let core = &self.handle.core;
         core.check_writable()?;
         core.freeze_all();
-        loop {
-            match core.flush_step() {
-                Ok(true) => {}
-                Ok(false) => break,
-                // Its collection takes no more writes; the others are flushed first.
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        core.garbage.collect(core.storage());
-        core.check_undamaged()
+        core.flush_all()
     }
 
     /// Flushes, then merges the segments that each collection has then into one
@@ -445,18 +435,5 @@ impl std::fmt::Debug for Db {
         f.debug_struct("Db")
             .field("path", &self.handle.core.dir)
             .finish_non_exhaustive()
-    }
-}
-
-impl CollectionInfo {
-    pub(crate) fn new(meta: &CollectionMeta) -> Self {
-        Self {
-            id: meta.id,
-            name: meta.name.clone(),
-            dimension: meta.dimension,
-            metric: meta.metric,
-            dropped: AtomicBool::new(false),
-            damaged: Mutex::new(None),
-        }
     }
 }

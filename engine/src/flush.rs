@@ -43,6 +43,21 @@ impl Core {
         result.map(|()| true)
     }
 
+    /// Flushes all that is frozen. A collection that turns out to be damaged takes no
+    /// more writes; the others are flushed before it is told of.
+    pub(crate) fn flush_all(&self) -> Result<()> {
+        loop {
+            match self.flush_step() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.garbage.collect(self.storage());
+        self.check_undamaged()
+    }
+
     /// The rows cannot leave the log as long as a segment is damaged: the collection
     /// takes no more of them, and those it has hold nobody else back.
     fn set_damaged(&self, info: &CollectionInfo, error: &Error) {
