@@ -231,6 +231,9 @@ pub(crate) struct Search {
     /// Compare every row instead of walking graphs
     #[arg(long)]
     pub(crate) exact: bool,
+    /// Leave damaged segments out instead of failing, and say which
+    #[arg(long)]
+    pub(crate) skip_quarantined: bool,
     /// Print one JSON array
     #[arg(long)]
     pub(crate) json: bool,

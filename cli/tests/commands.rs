@@ -200,6 +200,35 @@ fn damage_is_found_and_named() {
     bench.fails("search db points --vector 0,0,0", 1, &segment);
 }
 
+/// Damaged in a row, or gone: what is left answers, and a note says what is missing.
+#[test]
+fn a_search_can_leave_damaged_segments_out() {
+    let bench = imported();
+    bench.ok("compact db");
+    bench.fvecs("extra.fvecs", &[vec![9.0, 0.5, -1.0]]);
+    bench.ok("import db points extra.fvecs");
+    let mut names = support::names(&bench.path("db")).into_iter();
+    let segment = names.rfind(|name| name.ends_with(".segment")).unwrap();
+    let path = bench.path("db").join(&segment);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4096] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let search = "search db points --vector 9,0.5,-1 -k 3";
+    bench.fails(search, 1, &segment);
+    for _ in 0..2 {
+        let ran = bench.run(&format!("{search} --skip-quarantined"));
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert_eq!(ran.stdout.lines().count(), 1, "{}", ran.stdout);
+        assert!(ran.stdout.starts_with("0\t"), "{}", ran.stdout);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        for part in ["left out", "300 rows", &segment] {
+            assert!(ran.stderr.contains(part), "{}", ran.stderr);
+        }
+        let _ = std::fs::remove_file(&path);
+    }
+    bench.fails(search, 1, &segment);
+}
+
 #[test]
 fn a_directory_without_a_database_is_left_alone() {
     let bench = Bench::new();

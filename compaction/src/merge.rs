@@ -190,17 +190,20 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
 /// the input's row became.
 ///
 /// # Errors
-/// What reading the segments reports; `Corruption` if the output lacks a row.
+/// What reading the segments reports, with the index of the input that it was, or none
+/// for the output; `Corruption` of the output if it lacks a row.
 pub fn carry_over<S: SectionSource>(
     newly_deleted: &[MergeInput<'_, S>],
     output: &Segment<S>,
-) -> Result<DeletionVector, SegmentError> {
+) -> Result<DeletionVector, (SegmentError, Option<usize>)> {
     let mut rows = Vec::new();
-    for input in newly_deleted {
+    for (index, input) in newly_deleted.iter().enumerate() {
         for row in input.deleted.iter() {
-            let key = input.segment.key(row)?;
-            let found = output.find(&key)?;
-            rows.push(found.ok_or_else(|| broken(format!("key {key} did not reach the output")))?);
+            let key = input.segment.key(row);
+            let key = key.map_err(|error| (error, Some(index)))?;
+            let found = output.find(&key).map_err(|error| (error, None))?;
+            let lost = || (broken(format!("key {key} did not reach the output")), None);
+            rows.push(found.ok_or_else(lost)?);
         }
     }
     Ok(DeletionVector::default().with(rows))

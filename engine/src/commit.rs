@@ -15,7 +15,8 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::gc::FilePin;
 use crate::manifest::{CommitError, Field, Manifest};
-use crate::view::{CollectionView, SegmentFile};
+use crate::segment_file::SegmentFile;
+use crate::view::CollectionView;
 
 /// What one edit does to a collection's segments.
 pub(crate) struct VersionChange<'a> {

@@ -3,7 +3,9 @@
 //! Owns the plan's execution and its commit. Invariants: one merge at a time, so
 //! running merges never share an input; deletions made while a merge ran are
 //! carried over to its output at the commit; inputs are unlinked after the
-//! manifest durably stopped naming them and their last reader is gone.
+//! manifest durably stopped naming them and their last reader is gone; nothing is
+//! copied of a segment that does not verify, and one that is out of use is left
+//! alone while the others go on being merged.
 //! Must not know: how rows are merged, or chosen.
 
 use std::sync::Arc;
@@ -18,8 +20,10 @@ use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::files::discard;
+use crate::quarantine::check_sound;
+use crate::segment_file::{LiveSegment, Readable, SegmentFile};
 use crate::sync::{AtomicBool, Ordering};
-use crate::view::{LiveSegment, SegmentFile, Version};
+use crate::view::{CollectionView, Version};
 
 /// Free space that a merge leaves, beside its output.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -73,7 +77,7 @@ impl MergeWatch<'_> {
         let segments = collection.map_or(&[][..], |c| &c.version.segments);
         let new = segments
             .iter()
-            .filter(|s| s.id().0 >= self.first_new && !s.file.segment.has_graph());
+            .filter(|s| s.id().0 >= self.first_new && s.file.has_graph() == Some(false));
         let new_rows: u64 = new.map(LiveSegment::live_rows).sum();
         self.origin == Origin::Background && new_rows >= self.rows
     }
@@ -120,8 +124,18 @@ impl Core {
             let old: Vec<_> = segments.iter().filter(|s| s.id.0 < end).copied().collect();
             policy.full(&old)
         };
-        while self.merge_one(Origin::Caller, choose)? {}
-        Ok(())
+        loop {
+            let before = self.quarantined().len();
+            match self.merge_one(Origin::Caller, choose) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // The damaged one is left out from now on.
+                Err(error) if error.is_damage() && self.quarantined().len() > before => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (view, _) = self.published.get();
+        view.collections.values().try_for_each(check_sound)
     }
 
     fn merge_one(
@@ -133,18 +147,14 @@ impl Core {
         let policy = self.policy();
         for (&id, collection) in &view.collections {
             let Some(info) = self.info(id) else { continue };
-            if origin == Origin::Background && info.unmergeable.load(Ordering::Relaxed) {
-                continue;
+            if origin == Origin::Caller {
+                look_at_all(collection)?;
             }
             let segments = self.describe_all(&collection.version);
             if let Some(plan) = choose(&policy, &segments) {
                 drop(view);
                 let inputs = self.planned_inputs(id, &plan);
-                let merged = self.merge(&info, &inputs, origin);
-                if matches!(merged, Err(Error::Corruption { .. })) {
-                    info.unmergeable.store(true, Ordering::Relaxed);
-                }
-                return merged;
+                return self.merge(&info, &inputs, origin);
             }
         }
         Ok(false)
@@ -167,8 +177,12 @@ impl Core {
         plan.is_some_and(|plan| plan.inputs.contains(&NEW))
     }
 
+    /// What there is to choose from: not what is out of use.
     fn describe_all(&self, version: &Version) -> Vec<SegmentDescription> {
-        version.segments.iter().map(|s| self.describe(s)).collect()
+        let segments = version.segments.iter();
+        let all = planted("merge.leave_out_damaged");
+        let usable = segments.filter(|s| all || s.file.quarantined().is_none());
+        usable.map(|s| self.describe(s)).collect()
     }
 
     fn describe(&self, segment: &LiveSegment) -> SegmentDescription {
@@ -178,7 +192,9 @@ impl Core {
             rows: u64::from(segment.file.meta.rows),
             live_rows,
             bytes: segment.file.meta.len,
-            lacks_graph: !segment.file.segment.has_graph() && self.options.graph.wanted(live_rows),
+            // One that nobody has opened is not opened to find out.
+            lacks_graph: segment.file.has_graph() == Some(false)
+                && self.options.graph.wanted(live_rows),
         }
     }
 
@@ -201,13 +217,6 @@ impl Core {
     /// Merges `inputs`; false if the merge gave way to another.
     fn merge(&self, info: &CollectionInfo, inputs: &[LiveSegment], origin: Origin) -> Result<bool> {
         self.check_headroom(inputs)?;
-        let merge_inputs = inputs
-            .iter()
-            .map(|s| MergeInput {
-                segment: &s.file.segment,
-                deleted: &s.deleted,
-            })
-            .collect();
         let watch = MergeWatch {
             core: self,
             collection: info.id,
@@ -216,31 +225,7 @@ impl Core {
             rows: inputs.iter().map(LiveSegment::live_rows).sum(),
             builds: AtomicBool::new(false),
         };
-        let cancelled = || watch.is_cancelled();
-        let path = |at: Option<usize>| Some(inputs.get(at?)?.file.pin.path().clone());
-        let rows = MergedRows::new(merge_inputs, &cancelled).map_err(|(error, at)| {
-            let path = path(at).unwrap_or_else(|| self.dir.clone());
-            Error::in_segment(&path, error)
-        });
-        let output = rows.and_then(|rows| {
-            let write = |graph| {
-                watch.builds.store(graph, Ordering::Relaxed);
-                self.outputs
-                    .write_segment(info, &rows, graph, || path(rows.failed_input()))
-                    .map(Some)
-            };
-            if rows.is_empty() {
-                return Ok(None);
-            }
-            if self.merge_builds_graph(&watch, inputs) {
-                match write(true) {
-                    Err(Error::Closed) if watch.is_outrun() => {}
-                    written => return written,
-                }
-            }
-            write(false)
-        });
-        let output = match output {
+        let output = match self.write_merged(info, inputs, &watch) {
             // Cancelled, but not because the database closes. What it was for may
             // be over by now.
             Err(Error::Closed) if !self.cancel.load(Ordering::Acquire) => return Ok(false),
@@ -248,6 +233,51 @@ impl Core {
         };
         self.commit_merge(info.id, inputs, output)?;
         Ok(true)
+    }
+
+    /// Verifies the inputs and writes what is live in them; `None` if nothing is.
+    fn write_merged(
+        &self,
+        info: &CollectionInfo,
+        inputs: &[LiveSegment],
+        watch: &MergeWatch<'_>,
+    ) -> Result<Option<SegmentFile>> {
+        let read: Vec<_> = inputs
+            .iter()
+            .map(LiveSegment::read)
+            .collect::<Result<_>>()?;
+        let cancelled = || watch.is_cancelled();
+        read.iter().try_for_each(|s| verify_input(s, &cancelled))?;
+        let failed = |at: Option<usize>, error: Error| match at.and_then(|at| inputs.get(at)) {
+            Some(input) => input.file.quarantine(error),
+            None => error,
+        };
+        let path = |at: Option<usize>| Some(inputs.get(at?)?.file.pin.path().clone());
+        let rows = read.iter().map(|s| MergeInput {
+            segment: s.segment,
+            deleted: s.deleted,
+        });
+        let rows = MergedRows::new(rows.collect(), &cancelled).map_err(|(error, at)| {
+            let path = path(at).unwrap_or_else(|| self.dir.clone());
+            failed(at, Error::in_segment(&path, error))
+        })?;
+        let write = |graph| {
+            watch.builds.store(graph, Ordering::Relaxed);
+            self.outputs
+                .write_segment(info, &rows, graph, || path(rows.failed_input()))
+                .map_err(|error| failed(rows.failed_input(), error))
+                .map(Some)
+        };
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        if self.merge_builds_graph(watch, inputs) {
+            match write(true) {
+                Err(Error::Closed) if watch.is_outrun() => {}
+                written => return written,
+            }
+        }
+        write(false)
     }
 
     /// Not if the output would be merged again at once.
@@ -317,25 +347,56 @@ impl Core {
     }
 }
 
-/// What the inputs lost since the merge was planned, as rows of the output.
+/// Opens every segment of a collection that nobody has opened yet, so that it is known
+/// which rows are dead and what lacks a graph. Those that are damaged are left out later.
+fn look_at_all(collection: &CollectionView) -> Result<()> {
+    let mut segments = collection.version.segments.iter();
+    segments.try_for_each(|segment| match segment.read() {
+        Err(error) if !error.is_damage() => Err(error),
+        _ => Ok(()),
+    })
+}
+
+/// Reads the whole of an input again before anything of it is copied: a block that was
+/// verified when somebody first touched it may have rotted on the disk since, and a copy
+/// would get a checksum of its own.
+fn verify_input(input: &Readable<'_>, cancelled: &dyn Fn() -> bool) -> Result<()> {
+    if planted("merge.verify_inputs") {
+        return Ok(());
+    }
+    let verified = input.segment.verify_blocks(cancelled);
+    verified.map_err(|error| input.failed(error))
+}
+
+/// What the inputs lost since the merge was planned, as rows of the output. An input
+/// that turned out to be damaged since ends the merge: it may be what was copied.
 pub(crate) fn deleted_meanwhile(
     version: &Version,
     inputs: &[LiveSegment],
     output: &SegmentFile,
 ) -> Result<DeletionVector> {
-    let since: Vec<_> = inputs
-        .iter()
-        .filter_map(|input| {
-            let now = version.segments.iter().find(|s| s.id() == input.id())?;
-            Some((input, now.deleted.since(&input.deleted)))
-        })
-        .collect();
-    let lost: Vec<_> = since
+    let mut lost = Vec::new();
+    for input in inputs {
+        let Some(now) = version.segments.iter().find(|s| s.id() == input.id()) else {
+            continue;
+        };
+        let (then, now) = (input.read()?, now.read()?);
+        lost.push((then, now.deleted.since(then.deleted)));
+    }
+    let merge_inputs: Vec<_> = lost
         .iter()
         .map(|(input, deleted)| MergeInput {
-            segment: &input.file.segment,
+            segment: input.segment,
             deleted,
         })
         .collect();
-    carry_over(&lost, &output.segment).map_err(|error| Error::in_segment(output.pin.path(), error))
+    let carried = carry_over(&merge_inputs, &output.reader()?.segment);
+    carried.map_err(|(error, at)| match at.and_then(|at| lost.get(at)) {
+        Some((input, _)) => input.failed(error),
+        // Not the database's damage but this output's: it is written again.
+        None => {
+            let error = std::io::Error::other(error);
+            Error::io(output.pin.path(), "reading back", error)
+        }
+    })
 }

@@ -19,7 +19,7 @@ use crate::dir::Directory;
 use crate::env::{Env, Storage, StorageLock};
 use crate::error::{Error, Result};
 use crate::gc::Garbage;
-use crate::manifest::{CommitError, Edit, Field, Manifest};
+use crate::manifest::{CollectionMeta, CommitError, Edit, Field, Manifest};
 use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
 use crate::options::Options;
@@ -46,11 +46,20 @@ pub(crate) struct CollectionInfo {
     /// Set when a flush met damage in this collection: it takes no more writes,
     /// because they could never leave the log.
     pub(crate) damaged: Mutex<Option<Error>>,
-    /// Set when a merge met damage in this collection: it is not merged again.
-    pub(crate) unmergeable: AtomicBool,
 }
 
 impl CollectionInfo {
+    pub(crate) fn new(meta: &CollectionMeta) -> Self {
+        Self {
+            id: meta.id,
+            name: meta.name.clone(),
+            dimension: meta.dimension,
+            metric: meta.metric,
+            dropped: AtomicBool::new(false),
+            damaged: Mutex::new(None),
+        }
+    }
+
     /// An empty memtable for the collection, charged to the budget.
     pub(crate) fn new_memtable(&self, budget: &Arc<MemoryBudget>) -> PinArc<Memtable> {
         PinArc::new(Memtable::new(self.dimension, self.metric, budget.charge(0)))

@@ -17,10 +17,11 @@ use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::{CollectionMeta, CommitError, Field, MAX_NAME_LEN, Seal};
 use crate::options::{Background, CollectionOptions, Options, WriteOptions};
+use crate::quarantine::QuarantinedSegment;
 use crate::recovery::RecoveryReport;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
-use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::sync::{Mutex, Ordering};
 use crate::verify::VerifyReport;
 use crate::view::CollectionView;
 use crate::write::ticket::Ticket;
@@ -257,6 +258,7 @@ impl Db {
         let Some(info) = core.find_collection(name) else {
             return Err(Error::Invalid(format!("there is no collection {name:?}")));
         };
+        core.read_for_snapshots(info.id);
         // Writes acknowledged after the drop must find the collection gone.
         info.dropped.store(true, Ordering::Release);
         let edit = vec![Field::DropCollection(info.id)];
@@ -357,23 +359,33 @@ impl Db {
         let core = &self.handle.core;
         core.check_writable()?;
         core.freeze_all();
-        while core.flush_step()? {}
-        core.garbage.collect(core.storage());
-        core.check_undamaged()
+        core.flush_all()
     }
 
     /// Flushes, then merges the segments that each collection has then into one
     /// without deleted rows, with a graph if it is large enough, and waits for it.
     ///
     /// # Errors
-    /// As [`Db::flush`].
+    /// As [`Db::flush`]. `Corruption` comes after all else was merged: damaged
+    /// segments are left as they are.
     pub fn compact(&self) -> Result<()> {
         let core = &self.handle.core;
         let announced = core.announce_full_merge();
-        self.flush()?;
-        core.compact_all(announced)?;
+        let flushed = match self.flush() {
+            Err(error) if !error.is_damage() => return Err(error),
+            flushed => flushed,
+        };
+        let compacted = core.compact_all(announced);
         core.garbage.collect(core.storage());
-        Ok(())
+        flushed.and(compacted)
+    }
+
+    /// The segments that turned out to be damaged since the database was opened.
+    /// Nothing of this is kept: after the next open, damage is found again where it
+    /// is touched, or by [`Db::verify`].
+    #[must_use]
+    pub fn quarantined(&self) -> Vec<QuarantinedSegment> {
+        self.handle.core.quarantined()
     }
 
     /// Reads and checks every file of the database as it is now.
@@ -423,19 +435,5 @@ impl std::fmt::Debug for Db {
         f.debug_struct("Db")
             .field("path", &self.handle.core.dir)
             .finish_non_exhaustive()
-    }
-}
-
-impl CollectionInfo {
-    pub(crate) fn new(meta: &CollectionMeta) -> Self {
-        Self {
-            id: meta.id,
-            name: meta.name.clone(),
-            dimension: meta.dimension,
-            metric: meta.metric,
-            dropped: AtomicBool::new(false),
-            damaged: Mutex::new(None),
-            unmergeable: AtomicBool::new(false),
-        }
     }
 }

@@ -125,6 +125,12 @@ impl Error {
         }
     }
 
+    /// Whether bytes on disk are not what this release can use, today and tomorrow:
+    /// trying again would find the same.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Corruption { .. } | Self::Incompatible { .. })
+    }
+
     /// A leaf crate's error, now that the file's name is known.
     pub(crate) fn in_wal(file: &Path, error: WalError) -> Self {
         match error {

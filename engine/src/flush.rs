@@ -19,8 +19,9 @@ use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::Field;
 use crate::memtable::Memtable;
+use crate::segment_file::SegmentFile;
 use crate::sync::{Ordering, PinArc};
-use crate::view::{CollectionView, ReadView, SegmentFile, Version};
+use crate::view::{CollectionView, ReadView, Version};
 
 pub(crate) use contents::{Contents, MemtableRows, Superseded, changed_deletions, resolve_since};
 
@@ -34,10 +35,27 @@ impl Core {
             return Ok(false);
         };
         let result = self.flush_memtable(&info, &memtable, &version);
-        if let Err(error @ Error::Corruption { .. }) = &result {
+        if let Err(error) = &result
+            && error.is_damage()
+        {
             self.set_damaged(&info, error);
         }
         result.map(|()| true)
+    }
+
+    /// Flushes all that is frozen. A collection that turns out to be damaged takes no
+    /// more writes; the others are flushed before it is told of.
+    pub(crate) fn flush_all(&self) -> Result<()> {
+        loop {
+            match self.flush_step() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.garbage.collect(self.storage());
+        self.check_undamaged()
     }
 
     /// The rows cannot leave the log as long as a segment is damaged: the collection
@@ -125,9 +143,7 @@ impl Core {
     fn is_merge_due(&self, info: &CollectionInfo, rows: u64) -> bool {
         let (view, _) = self.published.get();
         let collection = view.collections.get(&info.id);
-        self.options.auto_compact
-            && !info.unmergeable.load(Ordering::Relaxed)
-            && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
+        self.options.auto_compact && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }
 
     fn commit_flush(
@@ -154,7 +170,7 @@ impl Core {
         if planted("flush.mark_superseded") {
             superseded.clear();
         }
-        let changed = changed_deletions(&collection.version, &superseded);
+        let changed = changed_deletions(&collection.version, &superseded)?;
         let first_log = self.first_log_without(Some(memtable));
         if planted("flush.log_until_edit") {
             self.release_logs(first_log);

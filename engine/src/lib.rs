@@ -49,6 +49,7 @@ mod write;
 
 mod gc;
 mod manifest;
+mod segment_file;
 mod segments;
 mod view;
 
@@ -61,6 +62,7 @@ mod search;
 
 mod background;
 mod core;
+mod quarantine;
 mod recovery;
 mod stats;
 mod verify;
@@ -86,8 +88,10 @@ pub use options::{
     DEFAULT_DELETION_RATIO, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_L_SEARCH,
     DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_DEGREE, DEFAULT_MAX_LOG_BYTES,
     DEFAULT_MEMORY_BUDGET, DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH, Durability, GraphOptions,
-    MAX_PAYLOAD_BYTES, MapMode, Options, RecoveryProgress, SearchOptions, WriteOptions,
+    MAX_PAYLOAD_BYTES, MapMode, Options, RecoveryProgress, SearchOptions, VerifyOnOpen,
+    WriteOptions,
 };
+pub use quarantine::{QuarantinedSegment, SkippedSegment};
 pub use read::Record;
 pub use recovery::{RecoveryReport, TornTail};
 pub use scan::Scan;

@@ -9,7 +9,8 @@ use esker_segment::{Key, Row, SeqNo};
 use crate::core::CollectionInfo;
 use crate::error::{Error, Result};
 use crate::memtable::{Entry, MemRow};
-use crate::view::{CollectionView, LiveSegment, ReadView};
+use crate::segment_file::Readable;
+use crate::view::{CollectionView, ReadView};
 
 /// A row as it was put.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,29 +70,36 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The live segment row of a key, whatever the memtables say.
-    fn find_in_segments(&self, key: &Key) -> Result<Option<(&'a LiveSegment, Row)>> {
+    /// The live segment row of a key, whatever the memtables say. A key is live in
+    /// one segment at most, so one that is out of use matters only if no other has it.
+    fn find_in_segments(&self, key: &Key) -> Result<Option<(Readable<'a>, Row)>> {
+        let mut damage = None;
         // Newest first: recent keys are asked for more often.
         for segment in self.view.version.segments.iter().rev() {
-            let found = segment.file.segment.find(key);
-            let found = found.map_err(|error| in_segment(segment, error))?;
-            if let Some(row) = found.filter(|&row| segment.is_live(row)) {
-                return Ok(Some((segment, row)));
+            let found = segment.read().and_then(|segment| {
+                let found = segment.segment.find(key);
+                let found = found.map_err(|error| segment.failed(error))?;
+                Ok(found
+                    .filter(|&row| segment.is_live(row))
+                    .map(|row| (segment, row)))
+            });
+            match found {
+                Ok(None) => {}
+                Err(error) if error.is_damage() => {
+                    damage.get_or_insert(error);
+                }
+                found => return found,
             }
         }
-        Ok(None)
+        damage.map_or(Ok(None), Err)
     }
 
     /// The exact number of live rows. Costs a lookup for each key that is not
     /// flushed yet; flushed rows are counted already.
     pub(crate) fn len(&self) -> Result<u64> {
-        let mut live: u64 = self
-            .view
-            .version
-            .segments
-            .iter()
-            .map(LiveSegment::live_rows)
-            .sum();
+        let segments = self.view.version.segments.iter();
+        let rows = segments.map(|segment| Ok(segment.read()?.live_rows()));
+        let mut live = rows.sum::<Result<u64>>()?;
         let memtables: Vec<_> = self.view.memtables().collect();
         for (i, memtable) in memtables.iter().enumerate() {
             let newer = memtables.get(..i).unwrap_or_default();
@@ -120,8 +128,8 @@ impl<'a> Reader<'a> {
 }
 
 /// A live segment row, copied out.
-pub(crate) fn segment_record(segment: &LiveSegment, row: Row) -> Result<Record> {
-    let file = &segment.file.segment;
+pub(crate) fn segment_record(segment: Readable<'_>, row: Row) -> Result<Record> {
+    let file = segment.segment;
     (|| {
         Ok(Record {
             vector: file.vector(row)?.to_vec(),
@@ -129,9 +137,5 @@ pub(crate) fn segment_record(segment: &LiveSegment, row: Row) -> Result<Record> 
             seqno: file.seqno(row)?,
         })
     })()
-    .map_err(|error| in_segment(segment, error))
-}
-
-pub(crate) fn in_segment(segment: &LiveSegment, error: esker_segment::SegmentError) -> Error {
-    Error::in_segment(segment.file.pin.path(), error)
+    .map_err(|error| segment.failed(error))
 }

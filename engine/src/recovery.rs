@@ -35,11 +35,12 @@ use crate::memory::MemoryBudget;
 use crate::options::Options;
 use crate::poison::Poison;
 use crate::search::ScratchPool;
-use crate::segments::{Outputs, read_deletions};
+use crate::segment_file::LiveSegment;
+use crate::segments::Outputs;
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PinArc, RwLock, counter};
-use crate::view::{CollectionView, LiveSegment, Published, ReadView, Version};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, RwLock, counter};
+use crate::view::{CollectionView, Published, ReadView, Version};
 use crate::write::log::{FileNumbers, Log, LogError};
 use crate::write::pipeline::PipelineState;
 use crate::write::ticket::DurableWaiters;
@@ -226,25 +227,16 @@ impl Opening {
         )
     }
 
-    /// Opens every segment and deletion vector that the manifest names.
+    /// Looks at every segment and deletion vector that the manifest names, as far as
+    /// the options ask for.
     fn open_segments(&mut self, state: &ManifestState) -> Result<()> {
+        let verify = self.options.verify_on_open;
         for (&id, collection) in &state.collections {
             let mut segments = Vec::with_capacity(collection.segments.len());
             for segment in collection.segments.values() {
-                let file = self
-                    .outputs
-                    .opener
-                    .open_named(&collection.meta, segment.meta)?;
-                let deleted = match &segment.deletions {
-                    Some(meta) => {
-                        read_deletions(&*self.options.env, &self.dir, &segment.meta, meta)?
-                    }
-                    None => Default::default(),
-                };
-                segments.push(LiveSegment {
-                    file: PinArc::new(file),
-                    deleted: Arc::new(deleted),
-                });
+                let opener = &self.outputs.opener;
+                let file = opener.open_named(&collection.meta, segment, verify)?;
+                segments.push(LiveSegment::new(file));
             }
             let info = Arc::new(CollectionInfo::new(&collection.meta));
             let active = info.new_memtable(&self.budget);

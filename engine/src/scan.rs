@@ -13,11 +13,12 @@ use std::sync::Arc;
 use esker_segment::{Key, Row, SeqNo};
 
 use crate::core::CollectionInfo;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memtable::{Entry, Memtable};
-use crate::read::{Reader, Record, in_segment, segment_record};
+use crate::read::{Reader, Record, segment_record};
+use crate::segment_file::Readable;
 use crate::sync::PinArc;
-use crate::view::{LiveSegment, ReadView};
+use crate::view::ReadView;
 
 /// Keys that each source gives at a time.
 const CHUNK: usize = 128;
@@ -33,13 +34,15 @@ pub struct Scan {
     next: Option<Bound<Key>>,
     end: Bound<Key>,
     ready: VecDeque<(Key, Record)>,
+    /// What ends the iteration, once the rows before it are handed out.
+    failed: Option<Error>,
 }
 
 /// What the newest source says of a key.
 enum Found<'a> {
     Dead,
     Memtable(&'a Memtable, Row),
-    Segment(&'a LiveSegment, Row),
+    Segment(Readable<'a>, Row),
 }
 
 impl Scan {
@@ -58,6 +61,7 @@ impl Scan {
             next: Some(start),
             end,
             ready: VecDeque::new(),
+            failed: None,
         })
     }
 
@@ -85,11 +89,12 @@ impl Scan {
             }
         }
         for segment in &reader.view.version.segments {
+            let segment = segment.read()?;
             let mut keys: Vec<(Key, Row)> = Vec::new();
             let bound = start.as_ref().map(|key| &**key);
-            let iter = segment.file.segment.iter_from(bound);
-            for item in iter.map_err(|error| in_segment(segment, error))? {
-                keys.push(item.map_err(|error| in_segment(segment, error))?);
+            let iter = segment.segment.iter_from(bound);
+            for item in iter.map_err(|error| segment.failed(error))? {
+                keys.push(item.map_err(|error| segment.failed(error))?);
                 if keys.len() == CHUNK {
                     break;
                 }
@@ -147,10 +152,11 @@ impl Iterator for Scan {
             if let Some(item) = self.ready.pop_front() {
                 return Some(Ok(item));
             }
-            let start = self.next.take()?;
-            if let Err(error) = self.fill(&start) {
+            if let Some(error) = self.failed.take() {
                 return Some(Err(error));
             }
+            let start = self.next.take()?;
+            self.failed = self.fill(&start).err();
         }
     }
 }

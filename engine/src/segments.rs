@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use esker_segment::deletion::{self, DeletionVector};
 use esker_segment::{
-    BlockCache, CollectionId, Expected, FileId, GraphBuild, GraphParams, Memory, Paged, ReadAt,
-    RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
+    BlockCache, CollectionId, Expected, FileId, GraphBuild, GraphParams, Memory, Metric, Paged,
+    ReadAt, RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
 };
+use esker_wal::mutants::planted;
 
 use crate::background::BuildThreads;
 use crate::core::CollectionInfo;
@@ -24,12 +25,12 @@ use crate::error::{Error, Result};
 use crate::files::{FileName, publish_file};
 use crate::gc::{FilePin, Garbage};
 use crate::log_file::FileHandle;
-use crate::manifest::{CollectionMeta, DeletionMeta, Field, SegmentMeta};
-use crate::options::{GraphOptions, MapMode, Options};
+use crate::manifest::{CollectionMeta, DeletionMeta, Field, SegmentMeta, SegmentState};
+use crate::options::{GraphOptions, MapMode, Options, VerifyOnOpen};
+use crate::segment_file::{Opened, SegmentFile};
 use crate::stats::Counters;
 use crate::sync::Ordering;
 use crate::sync::counter::AtomicUsize;
-use crate::view::SegmentFile;
 use crate::write::log::FileNumbers;
 
 /// Opens segments in the way that the options ask for.
@@ -54,14 +55,8 @@ impl SegmentOpener {
         }
     }
 
-    /// Opens a segment that the manifest names or is about to name.
-    pub(crate) fn open(
-        &self,
-        collection: CollectionId,
-        dimension: u32,
-        metric: esker_segment::Metric,
-        meta: SegmentMeta,
-    ) -> Result<SegmentFile> {
+    /// Opens the file of a segment that the manifest names or is about to name.
+    fn open(&self, rows: RowsOf, meta: &SegmentMeta) -> Result<Segment<Source>> {
         let path = FileName::Segment(meta.id.0).path(&self.dir);
         let file = match self.env.storage().open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -95,30 +90,77 @@ impl SegmentOpener {
         let expected = Expected {
             file_id: meta.file_id,
             id: meta.id,
-            collection,
-            dimension,
-            metric,
+            collection: rows.collection,
+            dimension: rows.dimension,
+            metric: rows.metric,
             len: meta.len,
             hash: meta.hash,
             rows: meta.rows,
         };
-        let segment =
-            Segment::open(source, &expected).map_err(|error| Error::in_segment(&path, error))?;
-        Ok(SegmentFile {
-            segment,
-            meta,
-            pin: FilePin::new(path, &self.garbage),
-        })
+        Segment::open(source, &expected).map_err(|error| Error::in_segment(&path, error))
     }
 
-    /// Opens a segment as the manifest describes it.
+    /// A segment that the manifest names, looked at as the options ask for.
     pub(crate) fn open_named(
-        &self,
-        meta: &CollectionMeta,
-        segment: SegmentMeta,
+        self: &Arc<Self>,
+        collection: &CollectionMeta,
+        state: &SegmentState,
+        verify: VerifyOnOpen,
     ) -> Result<SegmentFile> {
-        let file = self.open(meta.id, meta.dimension, meta.metric, segment);
-        file.inspect(|file| file.pin.mark_named())
+        let unopened = Unopened {
+            opener: Arc::clone(self),
+            rows: RowsOf {
+                collection: collection.id,
+                dimension: collection.dimension,
+                metric: collection.metric,
+            },
+            deletions: state.deletions,
+        };
+        let path = FileName::Segment(state.meta.id.0).path(&self.dir);
+        let pin = |path| {
+            let pin = FilePin::new(path, &self.garbage);
+            pin.mark_named();
+            pin
+        };
+        if verify == VerifyOnOpen::None {
+            return Ok(SegmentFile::at_first_use(unopened, state.meta, pin(path)));
+        }
+        let opened = unopened.open(&state.meta)?;
+        if verify == VerifyOnOpen::Full && !planted("open.verify_full") {
+            let verified = opened.segment.verify();
+            verified.map_err(|error| Error::in_segment(&path, error))?;
+        }
+        Ok(SegmentFile::open(opened, state.meta, pin(path)))
+    }
+}
+
+/// Whose rows a segment holds, and of which kind they are.
+#[derive(Clone, Copy)]
+struct RowsOf {
+    collection: CollectionId,
+    dimension: u32,
+    metric: Metric,
+}
+
+/// What it takes to open a segment that the manifest names.
+pub(crate) struct Unopened {
+    opener: Arc<SegmentOpener>,
+    rows: RowsOf,
+    deletions: Option<DeletionMeta>,
+}
+
+impl Unopened {
+    /// Opens the file and reads which of its rows are dead: without either nobody
+    /// knows what the segment holds.
+    pub(crate) fn open(&self, meta: &SegmentMeta) -> Result<Opened> {
+        let opener = &self.opener;
+        let segment = opener.open(self.rows, meta)?;
+        let read = |at| read_deletions(&*opener.env, &opener.dir, meta, at);
+        let deleted = self.deletions.as_ref().map(read).transpose()?;
+        Ok(Opened {
+            segment,
+            deleted: Arc::new(deleted.unwrap_or_default()),
+        })
     }
 }
 
@@ -153,7 +195,7 @@ pub(crate) struct Outputs {
     counters: Arc<Counters>,
     graph: GraphOptions,
     threads: BuildThreads,
-    pub(crate) opener: SegmentOpener,
+    pub(crate) opener: Arc<SegmentOpener>,
     pub(crate) builds: Builds,
 }
 
@@ -172,7 +214,7 @@ impl Outputs {
             counters: Arc::clone(counters),
             graph: options.graph,
             threads: BuildThreads::new(options),
-            opener: SegmentOpener::new(options, directory.path(), garbage),
+            opener: Arc::new(SegmentOpener::new(options, directory.path(), garbage)),
             builds: Builds::default(),
         }
     }
@@ -222,18 +264,19 @@ impl Outputs {
             max_seqno: summary.max_seqno,
         };
         self.counters.segment_written(meta.len);
-        // Garbage until the segment that is read back takes over.
-        let unread = FilePin::new(path.clone(), &self.garbage);
-        let read_back = self
-            .opener
-            .open(info.id, info.dimension, info.metric, meta)
-            .and_then(|file| {
-                file.segment
-                    .verify()
-                    .map_err(|error| Error::in_segment(&path, error))?;
-                unread.mark_named();
-                Ok(file)
-            });
+        let rows = RowsOf {
+            collection: info.id,
+            dimension: info.dimension,
+            metric: info.metric,
+        };
+        // Garbage until something names it.
+        let pin = FilePin::new(path.clone(), &self.garbage);
+        let read_back = self.opener.open(rows, &meta).and_then(|segment| {
+            let verified = segment.verify();
+            verified.map_err(|error| Error::in_segment(&path, error))?;
+            let deleted = Arc::default();
+            Ok(SegmentFile::open(Opened { segment, deleted }, meta, pin))
+        });
         read_back.map_err(|error| match error {
             Error::Io { .. } => error,
             // Not the database's damage but this output's: it is written again.

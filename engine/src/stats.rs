@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::core::Core;
+use crate::segment_file::LiveSegment;
 use crate::sync::Ordering;
 use crate::sync::counter::AtomicU64;
 
@@ -87,8 +88,12 @@ pub struct Stats {
     pub segments: usize,
     /// Bytes of their files.
     pub segment_bytes: u64,
-    /// Rows in them that are not superseded.
+    /// Rows in them that are not superseded. Of segments that were not read since an
+    /// open that did not look at them (`VerifyOnOpen::None`), all rows count, and
+    /// nothing is known of their graphs and blocks.
     pub segment_rows: u64,
+    /// Live segments that turned out to be damaged; `Db::quarantined` names them.
+    pub quarantined_segments: usize,
     /// Rows in segments that have a graph, superseded ones included.
     pub graph_rows: u64,
     /// Bytes of the graphs in their files.
@@ -151,23 +156,34 @@ impl Core {
             ..Stats::default()
         };
         for segment in view.collections.values().flat_map(|c| &c.version.segments) {
-            stats.segments += 1;
-            stats.segment_bytes += segment.file.meta.len;
-            stats.segment_rows += segment.live_rows();
-            if let Some(graph) = &segment.file.segment.stats().graph {
-                let rows = u64::from(segment.file.meta.rows);
-                stats.graph_rows += rows;
-                stats.graph_bytes += rows * u64::from(graph.max_degree) * 4;
-                let least = stats.least_sampled_recall.unwrap_or(1.0);
-                stats.least_sampled_recall = Some(graph.sampled_recall.min(least));
-            }
-            for (_, verified, total) in segment.file.segment.verified_blocks() {
-                stats.blocks_verified += u64::from(verified);
-                stats.blocks += u64::from(total);
-            }
-            stats.segment_heap_bytes +=
-                segment.file.segment.heap_bytes() + segment.deleted.heap_bytes();
+            stats.add(segment);
         }
         stats
+    }
+}
+
+impl Stats {
+    /// Counts one live segment. A file that nobody has opened is not opened for it.
+    fn add(&mut self, segment: &LiveSegment) {
+        let file = &segment.file;
+        self.segments += 1;
+        self.segment_bytes += file.meta.len;
+        self.segment_rows += segment.live_rows();
+        self.quarantined_segments += usize::from(file.quarantined().is_some());
+        let dead = segment.known_deletions();
+        self.segment_heap_bytes += dead.map_or(0, |deleted| deleted.heap_bytes());
+        let Some(opened) = file.opened() else { return };
+        if let Some(graph) = &opened.segment.stats().graph {
+            let rows = u64::from(file.meta.rows);
+            self.graph_rows += rows;
+            self.graph_bytes += rows * u64::from(graph.max_degree) * 4;
+            let least = self.least_sampled_recall.unwrap_or(1.0);
+            self.least_sampled_recall = Some(graph.sampled_recall.min(least));
+        }
+        for (_, verified, total) in opened.segment.verified_blocks() {
+            self.blocks_verified += u64::from(verified);
+            self.blocks += u64::from(total);
+        }
+        self.segment_heap_bytes += opened.segment.heap_bytes();
     }
 }

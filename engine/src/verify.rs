@@ -52,18 +52,19 @@ impl Core {
             let Some(live) = live else { continue };
             report.segments += 1;
             report.bytes += segment.meta.len;
-            if let Err(error) = live.file.segment.verify() {
-                report
-                    .problems
-                    .push(Error::in_segment(live.file.pin.path(), error));
-            }
+            let read = live.read();
+            let verified = read.as_ref().map_err(Clone::clone).and_then(|read| {
+                let verified = read.segment.verify();
+                verified.map_err(|error| read.failed(error))
+            });
+            report.problems.extend(verified.err());
             let Some(deletions) = &segment.deletions else {
                 continue;
             };
             report.deletion_vectors += 1;
             report.bytes += deletions.len;
             match read_deletions(&*self.env, &self.dir, &segment.meta, deletions) {
-                Ok(stored) if stored == *live.deleted => {}
+                Ok(stored) if live.known_deletions().is_some_and(|used| stored == **used) => {}
                 Ok(_) => report.problems.push(Error::corruption(
                     &FileName::Deletions(deletions.file).path(&self.dir),
                     deletions.offset,

@@ -10,42 +10,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use esker_segment::deletion::DeletionVector;
-use esker_segment::{CollectionId, Key, Row, Segment, SegmentId, SeqNo, Source};
+use esker_segment::{CollectionId, Key, SegmentId, SeqNo};
 use esker_wal::mutants::planted;
 
-use crate::gc::FilePin;
-use crate::manifest::SegmentMeta;
 use crate::memtable::{Entry, Memtable};
+use crate::segment_file::{LiveSegment, SegmentFile};
 use crate::sync::{PinArc, RwLock};
-
-/// An open segment file. Its name is removed when the manifest stopped naming it
-/// and the last holder of this is gone.
-pub(crate) struct SegmentFile {
-    pub(crate) segment: Segment<Source>,
-    pub(crate) meta: SegmentMeta,
-    pub(crate) pin: FilePin,
-}
-
-/// A segment as one version sees it.
-#[derive(Clone)]
-pub(crate) struct LiveSegment {
-    pub(crate) file: PinArc<SegmentFile>,
-    pub(crate) deleted: Arc<DeletionVector>,
-}
-
-impl LiveSegment {
-    pub(crate) fn id(&self) -> SegmentId {
-        self.file.meta.id
-    }
-
-    pub(crate) fn live_rows(&self) -> u64 {
-        u64::from(self.file.meta.rows).saturating_sub(self.deleted.len())
-    }
-
-    pub(crate) fn is_live(&self, row: Row) -> bool {
-        !self.deleted.contains(row)
-    }
-}
 
 /// The live segments of one collection, oldest first.
 #[derive(Clone, Default)]
@@ -63,15 +33,12 @@ impl Version {
         mut deletions: BTreeMap<SegmentId, Arc<DeletionVector>>,
     ) -> Self {
         let stays = |segment: &&LiveSegment| !removed.contains(&segment.id());
-        let added = added.map(|file| LiveSegment {
-            file: PinArc::new(file),
-            deleted: Arc::default(),
-        });
+        let added = added.map(LiveSegment::new);
         let mut segments: Vec<_> = self.segments.iter().filter(stays).cloned().collect();
         segments.extend(added);
         for segment in &mut segments {
             if let Some(deleted) = deletions.remove(&segment.id()) {
-                segment.deleted = deleted;
+                *segment = segment.with_deleted(deleted);
             }
         }
         Self { segments }

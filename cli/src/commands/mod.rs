@@ -6,7 +6,7 @@ mod search;
 
 use std::path::Path;
 
-use esker::{Collection, CollectionOptions, Db, Options};
+use esker::{Collection, CollectionOptions, Db, Options, VerifyOnOpen};
 
 use crate::args::{Create, InCollection};
 use crate::failure::{Failure, note, print_line};
@@ -17,6 +17,10 @@ pub(crate) use search::{get, search};
 
 /// Opens a database that must exist, and says what recovery had to drop.
 fn open(dir: &Path) -> Result<Db, Failure> {
+    open_with(dir, VerifyOnOpen::default())
+}
+
+fn open_with(dir: &Path, verify: VerifyOnOpen) -> Result<Db, Failure> {
     let is_empty = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
     if !dir.exists() || is_empty {
         return Err(Failure::failed(format!(
@@ -27,6 +31,7 @@ fn open(dir: &Path) -> Result<Db, Failure> {
     }
     let options = Options::default()
         .create_if_missing(false)
+        .verify_on_open(verify)
         .on_recovery_progress(progress::recovery());
     let db = Db::open(dir, options)?;
     if let Some(torn) = &db.recovery_report().torn_tail {
@@ -46,7 +51,14 @@ fn open(dir: &Path) -> Result<Db, Failure> {
 
 /// Opens a database and a collection that must exist.
 fn open_collection(at: &InCollection) -> Result<(Db, Collection), Failure> {
-    let db = open(&at.dir)?;
+    open_collection_with(at, VerifyOnOpen::default())
+}
+
+fn open_collection_with(
+    at: &InCollection,
+    verify: VerifyOnOpen,
+) -> Result<(Db, Collection), Failure> {
+    let db = open_with(&at.dir, verify)?;
     if !db.collections().contains(&at.collection) {
         return Err(Failure::failed(format!(
             "{} has no collection {}; make it with: esker create {} {} --dimension N --metric M",

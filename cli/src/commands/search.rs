@@ -1,11 +1,11 @@
 //! `esker get` and `esker search`: rows by key and by nearness.
 
-use esker::{Collection, SearchOptions};
+use esker::{Collection, Db, SearchOptions, SearchResult, VerifyOnOpen};
 use serde_json::{Value, json};
 
-use super::open_collection;
+use super::{open_collection, open_collection_with};
 use crate::args::{Get, Search};
-use crate::failure::{Failure, print_line};
+use crate::failure::{Failure, note, print_line};
 use crate::text::{self, Key};
 use crate::vecs::Vecs;
 
@@ -30,17 +30,24 @@ pub(crate) fn get(args: &Get) -> Result<(), Failure> {
 
 /// Prints the nearest rows.
 pub(crate) fn search(args: &Search) -> Result<(), Failure> {
-    let (db, collection) = open_collection(&args.at)?;
+    // Whoever takes what is left takes it from a directory that lacks files, too.
+    let verify = match args.skip_quarantined {
+        true => VerifyOnOpen::None,
+        false => VerifyOnOpen::Metadata,
+    };
+    let (db, collection) = open_collection_with(&args.at, verify)?;
     let query = query(args, &collection)?;
     let mut options = SearchOptions::new(args.k)
         .with_payloads(true)
-        .exact(args.exact);
+        .exact(args.exact)
+        .skip_quarantined(args.skip_quarantined);
     if let Some(l) = args.l {
         options = options.l_search(l);
     }
-    let hits = collection.search(&query, &options)?.hits;
+    let found = collection.search(&query, &options)?;
+    note_skipped(&db, &found);
     db.close()?;
-    let shown = hits.iter().map(|hit| {
+    let shown = found.hits.iter().map(|hit| {
         (
             hit.distance,
             text::show(hit.key.as_bytes()),
@@ -62,6 +69,21 @@ pub(crate) fn search(args: &Search) -> Result<(), Failure> {
         ))?;
     }
     Ok(())
+}
+
+/// Says what the hits were not chosen from. Not among them: they may be read by a
+/// program.
+fn note_skipped(db: &Db, found: &SearchResult) {
+    let quarantined = db.quarantined();
+    for skipped in &found.skipped {
+        let (id, rows) = (skipped.segment, skipped.live_rows);
+        let mut reasons = quarantined.iter().filter(|q| q.segment == id);
+        let why = reasons.next().map(|q| format!(": {}", q.error));
+        note(format_args!(
+            "segment {id} was left out, and with it {rows} rows that may be nearer{}",
+            why.unwrap_or_default()
+        ));
+    }
 }
 
 fn query(args: &Search, collection: &Collection) -> Result<Vec<f32>, Failure> {

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use esker_segment::deletion::DeletionVector;
 use esker_segment::{Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memtable::{Entry, Memtable};
-use crate::view::{LiveSegment, Version};
+use crate::segment_file::LiveSegment;
+use crate::view::Version;
 
 /// Keys read between looks at the index.
 const CHUNK: usize = 1024;
@@ -65,13 +66,11 @@ impl Contents {
 
 /// Adds the live rows of `segment` whose keys the memtable replaces or deletes.
 fn resolve(contents: &Contents, segment: &LiveSegment, out: &mut Superseded) -> Result<()> {
-    let file = &segment.file;
+    let segment = segment.read()?;
     let mut rows = Vec::new();
     for (key, _) in &contents.keys {
-        let found = file
-            .segment
-            .find(key)
-            .map_err(|error| Error::in_segment(file.pin.path(), error))?;
+        let found = segment.segment.find(key);
+        let found = found.map_err(|error| segment.failed(error))?;
         rows.extend(found.filter(|&row| segment.is_live(row)));
     }
     if !rows.is_empty() {
@@ -97,18 +96,13 @@ pub(crate) fn resolve_since(
 pub(crate) fn changed_deletions(
     version: &Version,
     superseded: &Superseded,
-) -> BTreeMap<SegmentId, Arc<DeletionVector>> {
-    version
-        .segments
-        .iter()
-        .filter_map(|segment| {
-            let rows = superseded.get(&segment.id())?;
-            Some((
-                segment.id(),
-                Arc::new(segment.deleted.with(rows.iter().copied())),
-            ))
-        })
-        .collect()
+) -> Result<BTreeMap<SegmentId, Arc<DeletionVector>>> {
+    let of = |segment: &LiveSegment| {
+        let rows = superseded.get(&segment.id())?;
+        let next = |deleted: &DeletionVector| Arc::new(deleted.with(rows.iter().copied()));
+        Some(segment.read().map(|read| (read.id(), next(read.deleted))))
+    };
+    version.segments.iter().filter_map(of).collect()
 }
 
 /// A memtable's live rows, in key order, as a segment's rows.

@@ -16,8 +16,9 @@ use crate::compact::deleted_meanwhile;
 use crate::flush::{Contents, Superseded, changed_deletions, resolve_since};
 use crate::gc::Garbage;
 use crate::memtable::Entry;
+use crate::segment_file::{LiveSegment, SegmentFile};
 use crate::sync::Mutex;
-use crate::view::{LiveSegment, Published, SegmentFile, Version};
+use crate::view::{Published, Version};
 
 static INPUT: Image = Image::new(1, &[("a", 1), ("b", 2)]);
 /// The merge's output, if the flush had not committed when it was planned.
@@ -59,7 +60,7 @@ impl Database {
     fn merge(&self) {
         let planned = self.version();
         let inputs: Vec<LiveSegment> = planned.segments.iter().filter(is_input).cloned().collect();
-        let image = match inputs[0].deleted.len() {
+        let image = match inputs[0].known_deletions().unwrap().len() {
             0 => &MERGED,
             _ => &MERGED_LATE,
         };
@@ -82,7 +83,7 @@ impl Database {
         let _committing = self.commit.lock();
         let now = self.version();
         resolve_since(contents, &base, &now, &mut superseded).unwrap();
-        let deletions = changed_deletions(&now, &superseded);
+        let deletions = changed_deletions(&now, &superseded).unwrap();
         if let Some(output) = &output {
             output.pin.mark_named();
         }

@@ -27,9 +27,10 @@ use crate::gc::{FilePin, Garbage};
 use crate::manifest::SegmentMeta;
 use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
+use crate::segment_file::{LiveSegment, Opened, SegmentFile};
 use crate::sync::counter::AtomicU64;
 use crate::sync::{Mutex, Ordering, PinArc};
-use crate::view::{CollectionView, LiveSegment, ReadView, SegmentFile, Version};
+use crate::view::{CollectionView, ReadView, Version};
 
 const COLLECTION: CollectionId = CollectionId(1);
 
@@ -103,11 +104,11 @@ impl Image {
     fn open(&self, garbage: &Arc<Garbage>) -> SegmentFile {
         let (bytes, expected, meta) = self.written.get_or_init(|| self.write());
         let source = Source::Memory(Memory::new(bytes.clone()));
-        SegmentFile {
+        let opened = Opened {
             segment: Segment::open(source, expected).unwrap(),
-            meta: *meta,
-            pin: FilePin::new(self.path(), garbage),
-        }
+            deleted: Arc::default(),
+        };
+        SegmentFile::open(opened, *meta, FilePin::new(self.path(), garbage))
     }
 
     fn write(&self) -> (Bytes, Expected, SegmentMeta) {
@@ -136,9 +137,10 @@ impl Image {
 
 /// The live row of a key in one segment, by its SeqNo.
 fn live_in(segment: &LiveSegment, key: &Key) -> Option<u64> {
-    let row = segment.file.segment.find(key).unwrap()?;
+    let segment = segment.read().unwrap();
+    let row = segment.segment.find(key).unwrap()?;
     let live = segment.is_live(row);
-    live.then(|| segment.file.segment.seqno(row).unwrap().0)
+    live.then(|| segment.segment.seqno(row).unwrap().0)
 }
 
 /// The live rows of a key in all segments of a collection.

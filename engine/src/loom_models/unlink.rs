@@ -9,7 +9,8 @@ use loom::thread;
 
 use super::{COLLECTION, Directory, Image, explore, view_of};
 use crate::gc::Garbage;
-use crate::view::{LiveSegment, Published};
+use crate::segment_file::LiveSegment;
+use crate::view::Published;
 use esker_segment::SeqNo;
 
 static INPUT: Image = Image::new(1, &[("a", 1)]);

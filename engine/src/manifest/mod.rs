@@ -15,4 +15,4 @@ mod tests;
 pub(crate) use current::Current;
 pub(crate) use edit::{CollectionMeta, DeletionMeta, Edit, Field, MAX_NAME_LEN, Seal, SegmentMeta};
 pub(crate) use log::{CommitError, Manifest, replay_manifest};
-pub(crate) use state::ManifestState;
+pub(crate) use state::{ManifestState, SegmentState};

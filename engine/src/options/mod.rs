@@ -8,6 +8,7 @@
 mod graph;
 mod recovery;
 mod search;
+mod verify_on_open;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use graph::{
 pub(crate) use recovery::ProgressCallback;
 pub use recovery::RecoveryProgress;
 pub use search::{DEFAULT_L_SEARCH, SearchOptions};
+pub use verify_on_open::VerifyOnOpen;
 
 /// Memory for memtables. A few frozen memtables per core beside the active ones.
 pub const DEFAULT_MEMORY_BUDGET: usize = 256 << 20;
@@ -108,6 +110,7 @@ pub struct Options {
     pub(crate) graph: GraphOptions,
     pub(crate) build_threads: Option<usize>,
     pub(crate) recovery_progress: Option<ProgressCallback>,
+    pub(crate) verify_on_open: VerifyOnOpen,
     pub(crate) env: Arc<dyn Env>,
 }
 
@@ -132,6 +135,7 @@ impl Default for Options {
             graph: GraphOptions::default(),
             build_threads: None,
             recovery_progress: None,
+            verify_on_open: VerifyOnOpen::default(),
             env: Arc::new(StdEnv::new()),
         }
     }

@@ -18,6 +18,7 @@ pub struct SearchOptions {
     pub(crate) with_payloads: bool,
     pub(crate) deadline: Option<Duration>,
     pub(crate) max_visited: Option<u64>,
+    pub(crate) skip_quarantined: bool,
 }
 
 impl SearchOptions {
@@ -32,6 +33,7 @@ impl SearchOptions {
             with_payloads: false,
             deadline: None,
             max_visited: None,
+            skip_quarantined: false,
         }
     }
 
@@ -83,6 +85,17 @@ impl SearchOptions {
     #[must_use]
     pub fn max_visited(mut self, rows: u64) -> Self {
         self.max_visited = Some(rows);
+        self
+    }
+
+    /// Whether segments that turned out to be damaged are left out instead of failing
+    /// the search. The answer is then the right one over all other rows, and
+    /// `SearchResult::skipped` names what is missing; `SearchStats::incomplete` is
+    /// set. Damage that the search itself meets has it begin again without that
+    /// segment. Default: no.
+    #[must_use]
+    pub fn skip_quarantined(mut self, yes: bool) -> Self {
+        self.skip_quarantined = yes;
         self
     }
 

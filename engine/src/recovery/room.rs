@@ -146,7 +146,7 @@ impl Opening {
         };
         match self.flush(&info, &memtable, &version, state) {
             // Nothing of it is lost, and the other collections can do without it.
-            Err(error @ Error::Corruption { .. }) => {
+            Err(error) if error.is_damage() => {
                 *info.damaged.lock() = Some(error);
                 self.report.damaged_collections.push(info.name.clone());
                 self.set_aside(id);
@@ -191,6 +191,8 @@ impl Opening {
         if planted("open.flush_resolves") {
             superseded.clear();
         }
+        // Before anything is taken into the state: damage may still end this.
+        let deletions = changed_deletions(version, &superseded)?;
         let flushed = match planted("open.flush_seqno") {
             true => state.last_seqno,
             false => memtable.last_seqno(),
@@ -208,7 +210,6 @@ impl Opening {
             output = Some(segment);
         }
         apply(state, fields)?;
-        let deletions = changed_deletions(version, &superseded);
         let changed = self.room.changed.entry(info.id).or_default();
         changed.extend(deletions.keys());
         if let Some(collection) = self.view.collections.get_mut(&info.id) {
@@ -247,7 +248,11 @@ impl Opening {
             let live = collection.version.segments.iter();
             let vectors = live
                 .filter(|segment| segments.contains(&segment.id()))
-                .map(|segment| (segment.id(), Arc::clone(&segment.deleted)))
+                .filter_map(|segment| {
+                    // Known, because a flush changed it.
+                    let deleted = segment.known_deletions()?;
+                    Some((segment.id(), Arc::clone(deleted)))
+                })
                 .collect();
             let (fields, pin) = self.outputs.write_deletions(id, &vectors)?;
             apply(state, fields)?;

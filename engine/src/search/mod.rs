@@ -5,7 +5,9 @@
 //! distance found so far as bound. Invariants: distances are exact and only live
 //! rows answer: liveness is tested before the result is cut to k; unless a limit
 //! of the caller's ends the search, min(k, live rows) rows answer, because a
-//! walk that meets too many dead rows is widened and then replaced by a scan.
+//! walk that meets too many dead rows is widened and then replaced by a scan. A
+//! search that may leave damaged segments out begins again at each damage that it
+//! meets: what the damaged one gave so far has bounded the others.
 //! Must not know: who holds the view.
 
 mod limits;
@@ -15,15 +17,17 @@ use std::cmp::Reverse;
 
 use esker_segment::distance::{Query, validate_vector};
 use esker_segment::{Key, Row, SegmentError};
+use esker_wal::mutants::planted;
 
 use crate::env::Clock;
 use crate::error::{Error, Result};
 use crate::memtable::{Entry, Memtable};
 use crate::options::SearchOptions;
-use crate::read::{Reader, in_segment};
+use crate::quarantine::SkippedSegment;
+use crate::read::Reader;
+use crate::segment_file::Readable;
 use crate::sync::PinArc;
 use crate::top_k::TopK;
-use crate::view::LiveSegment;
 use limits::Limits;
 use scratch::Scratch;
 pub(crate) use scratch::ScratchPool;
@@ -63,6 +67,9 @@ pub struct SearchResult {
     /// Nearest first, ties by key: min(k, live rows) of them, unless
     /// [`SearchStats::incomplete`].
     pub hits: Vec<Hit>,
+    /// Damaged segments that were left out, as `SearchOptions::skip_quarantined` asks
+    /// for: rows of theirs may be nearer than the hits. Empty unless it does.
+    pub skipped: Vec<SkippedSegment>,
     /// What it took.
     pub stats: SearchStats,
 }
@@ -80,14 +87,15 @@ pub struct SearchStats {
     /// Segments with a graph that were scanned whole, because the graph did not
     /// lead to enough live rows or a scan was cheaper.
     pub exact_fallbacks: usize,
-    /// Whether the deadline or `max_visited` ended the search early.
+    /// Whether the deadline or `max_visited` ended the search early, or damaged
+    /// segments were left out.
     pub incomplete: bool,
 }
 
 /// Where a candidate's row is.
 enum Place<'a> {
     Memtable(&'a Memtable, Row),
-    Segment(&'a LiveSegment, Row),
+    Segment(Readable<'a>, Row),
 }
 
 impl Reader<'_> {
@@ -110,6 +118,7 @@ impl Reader<'_> {
             query: &Query::new(self.info.metric, query)?,
             limits: Limits::new(clock, options),
             top: TopK::new(options.k),
+            skipped: Vec::new(),
             stats: SearchStats::default(),
         };
         let result = search.run(&mut scratch);
@@ -124,32 +133,76 @@ struct Search<'a, 'o> {
     query: &'o Query,
     limits: Limits<'o>,
     top: TopK<Place<'a>>,
+    skipped: Vec<SkippedSegment>,
     stats: SearchStats,
 }
 
 impl<'a> Search<'a, '_> {
     fn run(mut self, scratch: &mut Scratch) -> Result<SearchResult> {
+        // Each damage that is met takes one segment out of use, so this ends.
+        let mut segments = self.reader.view.version.segments.len();
+        loop {
+            match self.search(scratch) {
+                Err(error) if self.may_skip(&error) && segments > 0 => segments -= 1,
+                Err(error) => return Err(error),
+                Ok(hits) => {
+                    return Ok(SearchResult {
+                        hits,
+                        skipped: self.skipped,
+                        stats: self.stats,
+                    });
+                }
+            }
+            // What limits are there are limits on all of it together.
+            self.top = TopK::new(self.options.k);
+            self.skipped.clear();
+            (self.stats.segments, self.stats.exact_fallbacks) = (0, 0);
+        }
+    }
+
+    /// Whether a segment with this error is left out instead of failing the search.
+    fn may_skip(&self, error: &Error) -> bool {
+        self.options.skip_quarantined && error.is_damage()
+    }
+
+    fn search(&mut self, scratch: &mut Scratch) -> Result<Vec<Hit>> {
         self.search_memtables();
         // Largest first: its k-th distance bounds what the others may add.
-        let mut segments: Vec<_> = self.reader.view.version.segments.iter().collect();
+        let mut segments = self.readable()?;
         segments.sort_by_key(|s| (Reverse(s.live_rows()), s.id()));
-        let largest = segments.first().map_or(0, |s| s.live_rows());
+        let largest = segments.first().map_or(0, Readable::live_rows);
         for segment in segments.into_iter().filter(|s| s.live_rows() > 0) {
             if self.limits.time_is_up() {
                 break;
             }
-            self.search_segment(segment, largest, scratch)?;
+            match self.search_segment(segment, largest, scratch) {
+                Err(error) if self.may_skip(&error) && planted("search.skip_restarts") => continue,
+                searched => searched?,
+            }
             self.stats.segments += 1;
         }
-        self.stats.incomplete = self.limits.reached();
-        let options = self.options;
-        let hits = self.top.into_sorted().into_iter();
-        Ok(SearchResult {
-            hits: hits
-                .map(|c| hit(c.distance, c.key, &c.place, options))
-                .collect::<Result<_>>()?,
-            stats: self.stats,
-        })
+        self.stats.incomplete = self.limits.reached() || !self.skipped.is_empty();
+        let top = std::mem::replace(&mut self.top, TopK::new(self.options.k));
+        let hits = top.into_sorted().into_iter();
+        hits.map(|c| hit(c.distance, c.key, &c.place, self.options))
+            .collect()
+    }
+
+    /// The segments to search; those that are left out are noted.
+    fn readable(&mut self) -> Result<Vec<Readable<'a>>> {
+        let all = &self.reader.view.version.segments;
+        let mut readable = Vec::with_capacity(all.len());
+        for segment in all {
+            match segment.read() {
+                Ok(segment) => readable.push(segment),
+                Err(error) if self.may_skip(&error) => self.skipped.push(SkippedSegment {
+                    segment: segment.id(),
+                    live_rows: segment.live_rows(),
+                }),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(readable)
     }
 
     fn search_memtables(&mut self) {
@@ -173,11 +226,11 @@ impl<'a> Search<'a, '_> {
 
     fn search_segment(
         &mut self,
-        segment: &'a LiveSegment,
+        segment: Readable<'a>,
         largest: u64,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        let file = &segment.file.segment;
+        let file = segment.segment;
         scratch.found.clear();
         if !self.walk_segment(segment, largest, scratch)? {
             let unwanted = file.has_graph() && !self.options.exact;
@@ -189,14 +242,14 @@ impl<'a> Search<'a, '_> {
             if self.top.excludes(distance) {
                 break;
             }
-            let key = file.key(row).map_err(|error| in_segment(segment, error))?;
+            let key = file.key(row).map_err(|error| segment.failed(error))?;
             self.top.insert(distance, key, Place::Segment(segment, row));
         }
         Ok(())
     }
 
-    fn scan_segment(&mut self, segment: &LiveSegment, scratch: &mut Scratch) -> Result<()> {
-        let file = &segment.file.segment;
+    fn scan_segment(&mut self, segment: Readable<'_>, scratch: &mut Scratch) -> Result<()> {
+        let file = segment.segment;
         let reader = self.reader;
         let limits = &mut self.limits;
         let live = |row| is_live(reader, segment, row);
@@ -207,7 +260,7 @@ impl<'a> Search<'a, '_> {
             || !limits.time_is_up(),
             &mut scratch.found,
         );
-        self.stats.distances += scanned.map_err(|error| in_segment(segment, error))?;
+        self.stats.distances += scanned.map_err(|error| segment.failed(error))?;
         Ok(())
     }
 
@@ -215,11 +268,11 @@ impl<'a> Search<'a, '_> {
     /// the nearest live rows into `found`. False if the segment is to be scanned.
     fn walk_segment(
         &mut self,
-        segment: &LiveSegment,
+        segment: Readable<'_>,
         largest: u64,
         scratch: &mut Scratch,
     ) -> Result<bool> {
-        let file = &segment.file.segment;
+        let file = segment.segment;
         let rows = u64::from(file.rows());
         let asked = self.options.l() as u64;
         let cheaper = rows <= asked.saturating_mul(SCAN_ROWS_PER_L);
@@ -256,8 +309,8 @@ impl<'a> Search<'a, '_> {
     /// Walks with a list of `l` rows. Whether the walk was given up, because a
     /// narrower one would have ended and the next row cannot be an answer: the
     /// k-th nearest so far is nearer. More of L would not change that.
-    fn walk_once(&mut self, segment: &LiveSegment, l: u64, scratch: &mut Scratch) -> Result<bool> {
-        let file = &segment.file.segment;
+    fn walk_once(&mut self, segment: Readable<'_>, l: u64, scratch: &mut Scratch) -> Result<bool> {
+        let file = segment.segment;
         let l = usize::try_from(l).unwrap_or(usize::MAX);
         // On the way towards the query every row is beyond the bound: so many of
         // the nearest must have been expanded before it counts.
@@ -269,7 +322,7 @@ impl<'a> Search<'a, '_> {
             given_up = next.settled >= narrow && bound.is_some_and(|bound| next.distance > bound);
             Ok::<_, SegmentError>(!given_up && limits.allow(walk.visited))
         });
-        let walk = walk.map_err(|error| in_segment(segment, error))?;
+        let walk = walk.map_err(|error| segment.failed(error))?;
         self.limits.used(walk.visited);
         self.stats.visited += walk.visited;
         self.stats.distances += walk.distances;
@@ -278,12 +331,12 @@ impl<'a> Search<'a, '_> {
 
     /// Takes the live rows among the candidates, nearest first, until no further
     /// one can be among the k nearest.
-    fn drain(&mut self, segment: &LiveSegment, scratch: &mut Scratch) -> Result<Drained> {
+    fn drain(&mut self, segment: Readable<'_>, scratch: &mut Scratch) -> Result<Drained> {
         let candidates = scratch.search.candidates();
         let mut drained = Drained {
             dead: 0,
             enough: false,
-            all_met: candidates.len() as u64 >= u64::from(segment.file.segment.rows()),
+            all_met: candidates.len() as u64 >= u64::from(segment.segment.rows()),
         };
         let found = &mut scratch.found;
         found.clear();
@@ -294,7 +347,7 @@ impl<'a> Search<'a, '_> {
             if drained.enough {
                 break;
             }
-            if is_live(self.reader, segment, row).map_err(|error| in_segment(segment, error))? {
+            if is_live(self.reader, segment, row).map_err(|error| segment.failed(error))? {
                 found.push((distance, row));
             } else {
                 drained.dead += 1;
@@ -317,7 +370,7 @@ struct Drained {
 /// Whether a segment's row is live at the reader's SeqNo.
 fn is_live(
     reader: &Reader<'_>,
-    segment: &LiveSegment,
+    segment: Readable<'_>,
     row: Row,
 ) -> std::result::Result<bool, SegmentError> {
     if !segment.is_live(row) {
@@ -326,7 +379,7 @@ fn is_live(
     if reader.view.memtables().all(|m| m.is_empty()) {
         return Ok(true);
     }
-    let key = segment.file.segment.key(row)?;
+    let key = segment.segment.key(row)?;
     Ok(reader.view.in_memtables(&key, reader.at).is_none())
 }
 
@@ -342,7 +395,7 @@ fn hit(distance: f32, key: Key, place: &Place<'_>, options: &SearchOptions) -> R
             }
         }
         Place::Segment(segment, row) => {
-            let file = &segment.file.segment;
+            let file = segment.segment;
             let mut read = || {
                 if options.with_vectors {
                     vector = Some(file.vector(*row)?.to_vec());
@@ -352,7 +405,7 @@ fn hit(distance: f32, key: Key, place: &Place<'_>, options: &SearchOptions) -> R
                 }
                 Ok(())
             };
-            read().map_err(|error| in_segment(segment, error))?;
+            read().map_err(|error| segment.failed(error))?;
         }
     }
     Ok(Hit {

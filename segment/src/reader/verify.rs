@@ -32,8 +32,7 @@ impl<S: SectionSource> Segment<S> {
     /// # Errors
     /// `Corruption` for the first thing that does not hold; `Io`.
     pub fn verify(&self) -> Result<(), SegmentError> {
-        Layout::read(&self.source, &self.expected)?;
-        self.verify_bytes()?;
+        self.verify_blocks(&|| false)?;
         self.verify_vectors()?;
         self.verify_seqnos()?;
         self.verify_keys()?;
@@ -41,8 +40,14 @@ impl<S: SectionSource> Segment<S> {
         self.verify_graph()
     }
 
-    /// Every block, and every byte before the footer.
-    fn verify_bytes(&self) -> Result<(), SegmentError> {
+    /// Reads every byte of the file from its source again, whatever was verified
+    /// before, and checks it against its hashes. `cancelled` is asked before each
+    /// piece of about a megabyte.
+    ///
+    /// # Errors
+    /// `Corruption` for the first block that does not hold; `Cancelled`; `Io`.
+    pub fn verify_blocks(&self, cancelled: &dyn Fn() -> bool) -> Result<(), SegmentError> {
+        Layout::read(&self.source, &self.expected)?;
         let mut sections: Vec<&Section> = self.sections.all().collect();
         // By end too: an empty section starts where the one behind it does.
         sections.sort_by_key(|section| (section.entry().offset, section.entry().range().end));
@@ -50,9 +55,9 @@ impl<S: SectionSource> Segment<S> {
         let mut at = 0;
         for section in sections {
             let Range { start, end } = section.entry().range();
-            self.scrub(at..start, &mut whole, |_, _| Ok(()))?;
+            self.scrub(at..start, &mut whole, cancelled, |_, _| Ok(()))?;
             let block_size = section.entry().block_size as usize;
-            self.scrub(start..end, &mut whole, |offset, bytes| {
+            self.scrub(start..end, &mut whole, cancelled, |offset, bytes| {
                 let first = ((offset - start) / block_size as u64) as u32;
                 (first..)
                     .zip(bytes.chunks(block_size))
@@ -60,7 +65,7 @@ impl<S: SectionSource> Segment<S> {
             })?;
             at = end;
         }
-        self.scrub(at..self.footer_offset, &mut whole, |_, _| Ok(()))?;
+        self.scrub(at..self.footer_offset, &mut whole, cancelled, |_, _| Ok(()))?;
         if whole.digest() != self.body_hash && !planted("segment.body_hash") {
             return Err(SegmentError::corruption(
                 0,
@@ -76,9 +81,13 @@ impl<S: SectionSource> Segment<S> {
         &self,
         range: Range<u64>,
         whole: &mut Xxh3,
+        cancelled: &dyn Fn() -> bool,
         check: impl Fn(u64, &[u8]) -> Result<(), SegmentError>,
     ) -> Result<(), SegmentError> {
         for start in range.clone().step_by(PIECE as usize) {
+            if cancelled() {
+                return Err(SegmentError::Cancelled);
+            }
             let bytes = self.source.resident(start..range.end.min(start + PIECE))?;
             check(start, &bytes)?;
             whole.update(&bytes);

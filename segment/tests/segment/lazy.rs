@@ -204,6 +204,51 @@ fn a_walk_meets_damage_at_first_touch_and_on_a_device_at_every_read() {
     }
 }
 
+/// The bits that remember what was verified are no reason to believe it again.
+#[test]
+#[cfg(unix)]
+#[cfg_attr(miri, ignore = "no mmap under Miri")]
+fn a_mapped_block_that_rots_after_it_was_verified_is_found_by_reading_all_again() {
+    use std::os::unix::fs::FileExt;
+    let (bytes, expected) = write_with_graph(&many(600, 16), Metric::Cosine, 16);
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    let map = esker_segment::Memory::new(esker_segment::Bytes::map(&file).unwrap());
+    let segment = Segment::open(esker_segment::Source::Memory(map), &expected).unwrap();
+    segment.verify_blocks(&|| false).unwrap();
+    let all = |(_, verified, total)| verified == total;
+    assert!(segment.verified_blocks().all(all), "each was read");
+    for at in (0..bytes.len()).step_by(997) {
+        file.write_all_at(&[bytes[at] ^ 8], at as u64).unwrap();
+        let error = segment.verify_blocks(&|| false).unwrap_err();
+        assert!(matches!(error, SegmentError::Corruption { .. }), "{at}");
+        file.write_all_at(&bytes[at..=at], at as u64).unwrap();
+    }
+    segment.verify_blocks(&|| false).unwrap();
+}
+
+#[test]
+fn reading_all_again_can_be_given_up_between_pieces() {
+    let (file, expected) = write(&many(20_000, 64), Metric::L2);
+    let device = Device::new(&file);
+    let segment = Segment::open(paged(&device, 0), &expected).unwrap();
+    let asked = std::cell::Cell::new(0);
+    let third = || {
+        asked.set(asked.get() + 1);
+        asked.get() > 3
+    };
+    let cancelled = segment.verify_blocks(&third);
+    assert!(matches!(cancelled, Err(SegmentError::Cancelled)));
+    device.reads.lock().unwrap().clear();
+    asked.set(i32::MIN);
+    segment.verify_blocks(&third).unwrap();
+    let pieces = asked.get() - i32::MIN;
+    assert!(pieces as usize > file.len() >> 20, "{pieces}");
+    let reads = device.reads.lock().unwrap();
+    let longest = reads.iter().map(|(_, len)| *len).max();
+    assert!(longest <= Some(1 << 20), "{longest:?}");
+}
+
 #[test]
 fn blocks_that_no_walk_touches_are_verified_once_half_of_them_are() {
     let (file, expected) = write_with_graph(&many(8000, 128), Metric::L2, 32);

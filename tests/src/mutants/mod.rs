@@ -13,6 +13,7 @@ mod fixture;
 mod hunter;
 mod list;
 mod probes;
+mod rot;
 mod runner;
 mod splice;
 

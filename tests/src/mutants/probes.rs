@@ -14,9 +14,10 @@ use esker::{
 };
 
 use super::fixture::DIR;
+use super::rot;
 use crate::sim::{Call, CallKind, Crash, Fault, FaultEffect, SimEnv};
 
-type Probe = fn(u64) -> Result<(), String>;
+pub(super) type Probe = fn(u64) -> Result<(), String>;
 
 const PROBES: [Probe; 16] = [
     a_second_open_is_refused,
@@ -38,7 +39,8 @@ const PROBES: [Probe; 16] = [
 ];
 
 pub(super) fn hunt(seed: u64) -> Result<(), String> {
-    PROBES.iter().try_for_each(|probe| probe(seed))
+    let all = PROBES.iter().chain(&rot::PROBES);
+    all.into_iter().try_for_each(|probe| probe(seed))
 }
 
 fn options(env: &SimEnv) -> Options {
@@ -52,7 +54,7 @@ fn opened(env: &SimEnv) -> Result<Db, String> {
     Db::open(DIR, options(env)).map_err(|error| format!("the database does not open: {error}"))
 }
 
-fn made(db: &Db, name: &str) -> Collection {
+pub(super) fn made(db: &Db, name: &str) -> Collection {
     db.create_collection(name, CollectionOptions::new(1, Metric::L2))
         .expect("made")
 }
@@ -75,7 +77,7 @@ fn os() -> WriteOptions {
     WriteOptions::new().durability(Durability::Os)
 }
 
-fn is(call: &Call, kind: CallKind, extension: &str) -> bool {
+pub(super) fn is(call: &Call, kind: CallKind, extension: &str) -> bool {
     call.kind == kind && call.path.extension().is_some_and(|e| e == extension)
 }
 

@@ -1,0 +1,202 @@
+//! An open segment file, and the one way to its bytes.
+//!
+//! Owns the quarantine of a segment and its opening at first use. Invariants:
+//! whoever wants to read asks [`LiveSegment::read`], which fails for ever with the
+//! first damage that anybody met, however many blocks are sound; only damage does
+//! that, an I/O error is tried again; nothing here changes a file, and a quarantine
+//! ends with the process. Must not know: who reads, what is done about damage.
+
+use std::sync::Arc;
+
+use esker_segment::deletion::DeletionVector;
+use esker_segment::{Row, Segment, SegmentError, SegmentId, Source};
+use esker_wal::mutants::planted;
+
+use crate::error::{Error, Result};
+use crate::gc::FilePin;
+use crate::manifest::SegmentMeta;
+use crate::segments::Unopened;
+use crate::sync::{OnceLock, PinArc};
+
+/// A segment's reader, with the rows that were dead when its file was opened.
+pub(crate) struct Opened {
+    pub(crate) segment: Segment<Source>,
+    pub(crate) deleted: Arc<DeletionVector>,
+}
+
+enum Body {
+    Open(Box<Opened>),
+    /// Nobody has looked at the file before its first use.
+    AtFirstUse {
+        unopened: Unopened,
+        opened: OnceLock<Box<Opened>>,
+    },
+}
+
+/// A segment file. Its name is removed when the manifest stopped naming it and the
+/// last holder of this is gone.
+pub(crate) struct SegmentFile {
+    body: Body,
+    pub(crate) meta: SegmentMeta,
+    pub(crate) pin: FilePin,
+    quarantine: OnceLock<Error>,
+}
+
+impl SegmentFile {
+    pub(crate) fn open(opened: Opened, meta: SegmentMeta, pin: FilePin) -> Self {
+        Self::new(Body::Open(Box::new(opened)), meta, pin)
+    }
+
+    /// A file that is looked at when somebody first reads it.
+    pub(crate) fn at_first_use(unopened: Unopened, meta: SegmentMeta, pin: FilePin) -> Self {
+        let opened = OnceLock::new();
+        Self::new(Body::AtFirstUse { unopened, opened }, meta, pin)
+    }
+
+    fn new(body: Body, meta: SegmentMeta, pin: FilePin) -> Self {
+        Self {
+            body,
+            meta,
+            pin,
+            quarantine: OnceLock::new(),
+        }
+    }
+
+    /// The reader for figures about the segment, sound or not; `None` if nobody has
+    /// opened the file yet. No row is read through this.
+    pub(crate) fn opened(&self) -> Option<&Opened> {
+        match &self.body {
+            Body::Open(opened) => Some(opened),
+            Body::AtFirstUse { opened, .. } => opened.get().map(|opened| &**opened),
+        }
+    }
+
+    /// Whether the segment has a graph, if that is known.
+    pub(crate) fn has_graph(&self) -> Option<bool> {
+        self.opened().map(|opened| opened.segment.has_graph())
+    }
+
+    /// The reader, unless damage was found before or is found now.
+    ///
+    /// # Errors
+    /// The first damage, the same each time; `Io` if the file cannot be opened now.
+    pub(crate) fn reader(&self) -> Result<&Opened> {
+        if let Some(error) = self.quarantine.get() {
+            return Err(error.clone());
+        }
+        match &self.body {
+            Body::Open(opened) => Ok(opened),
+            Body::AtFirstUse { unopened, opened } => match opened.get() {
+                Some(opened) => Ok(opened),
+                None => {
+                    // Two may open it at once; one of the readers stays.
+                    let now = unopened.open(&self.meta);
+                    let now = now.map_err(|error| self.quarantine(error))?;
+                    Ok(opened.get_or_init(|| Box::new(now)))
+                }
+            },
+        }
+    }
+
+    /// What a failed read of the segment means to a caller. Damage takes the segment
+    /// out of use, and the first damage is what everybody hears of.
+    pub(crate) fn failed(&self, error: SegmentError) -> Error {
+        self.quarantine(Error::in_segment(self.pin.path(), error))
+    }
+
+    /// Takes the segment out of use if the error is damage to it. Returns the error
+    /// that everybody hears of.
+    pub(crate) fn quarantine(&self, error: Error) -> Error {
+        if !error.is_damage() || planted("quarantine.record") {
+            return error;
+        }
+        self.quarantine.get_or_init(|| error).clone()
+    }
+
+    /// Why the segment is out of use, if it is.
+    pub(crate) fn quarantined(&self) -> Option<&Error> {
+        self.quarantine.get()
+    }
+}
+
+/// A segment as one version sees it.
+#[derive(Clone)]
+pub(crate) struct LiveSegment {
+    pub(crate) file: PinArc<SegmentFile>,
+    /// The rows that are dead here, if that changed since the file was opened.
+    deleted: Option<Arc<DeletionVector>>,
+}
+
+impl LiveSegment {
+    /// As the file was opened.
+    pub(crate) fn new(file: SegmentFile) -> Self {
+        Self {
+            file: PinArc::new(file),
+            deleted: None,
+        }
+    }
+
+    pub(crate) fn with_deleted(&self, deleted: Arc<DeletionVector>) -> Self {
+        Self {
+            file: PinArc::clone(&self.file),
+            deleted: Some(deleted),
+        }
+    }
+
+    pub(crate) fn id(&self) -> SegmentId {
+        self.file.meta.id
+    }
+
+    /// The one way to a segment's rows.
+    ///
+    /// # Errors
+    /// As [`SegmentFile::reader`].
+    pub(crate) fn read(&self) -> Result<Readable<'_>> {
+        let opened = self.file.reader()?;
+        Ok(Readable {
+            file: &self.file,
+            segment: &opened.segment,
+            deleted: self.deleted.as_ref().unwrap_or(&opened.deleted),
+        })
+    }
+
+    /// The dead rows, if they were read.
+    pub(crate) fn known_deletions(&self) -> Option<&Arc<DeletionVector>> {
+        let at_open = || self.file.opened().map(|opened| &opened.deleted);
+        self.deleted.as_ref().or_else(at_open)
+    }
+
+    /// Live rows as far as is known: all of them, until somebody has read which
+    /// ones are dead.
+    pub(crate) fn live_rows(&self) -> u64 {
+        let dead = self.known_deletions().map_or(0, |deleted| deleted.len());
+        u64::from(self.file.meta.rows).saturating_sub(dead)
+    }
+}
+
+/// A segment that was not out of use when somebody began to read it.
+#[derive(Clone, Copy)]
+pub(crate) struct Readable<'a> {
+    file: &'a SegmentFile,
+    pub(crate) segment: &'a Segment<Source>,
+    pub(crate) deleted: &'a Arc<DeletionVector>,
+}
+
+impl Readable<'_> {
+    pub(crate) fn id(&self) -> SegmentId {
+        self.file.meta.id
+    }
+
+    pub(crate) fn is_live(&self, row: Row) -> bool {
+        !self.deleted.contains(row)
+    }
+
+    pub(crate) fn live_rows(&self) -> u64 {
+        u64::from(self.file.meta.rows).saturating_sub(self.deleted.len())
+    }
+
+    /// As [`SegmentFile::failed`].
+    pub(crate) fn failed(&self, error: SegmentError) -> Error {
+        self.file.failed(error)
+    }
+}
