@@ -143,16 +143,7 @@ impl<F: LogFile, V> Survey<'_, F, V> {
         // Decided before anything is read, or headers that all reach for the end of
         // the file would have it read again and again.
         if at + len > self.limit.min(self.window.file_len()) {
-            self.chain_crc = None;
-            let hole = Hole {
-                offset: at,
-                len: self.limit - at,
-                what: "a frame that the file ends within",
-                frame: range,
-                torn: !self.known_end,
-            };
-            (self.visit)(Found::Hole(hole)).map_err(ReplayError::Visitor)?;
-            return Ok(self.limit);
+            return self.cut_frame(at, len, range);
         }
         let follows = self.chain_crc.is_none_or(|crc| crc == header.previous_crc);
         let bytes = self.window.read(at, len)?;
@@ -187,6 +178,30 @@ impl<F: LogFile, V> Survey<'_, F, V> {
             chain_crc: crc,
         };
         Ok(at + len)
+    }
+
+    /// Notes a frame that is not in the file as a whole. Returns where to go on.
+    fn cut_frame<E>(
+        &mut self,
+        at: u64,
+        len: u64,
+        frame: Option<(u64, u32)>,
+    ) -> Result<u64, ReplayError<E>>
+    where
+        V: FnMut(Found<'_>) -> Result<(), E>,
+    {
+        self.chain_crc = None;
+        let end = self.limit.min(at + len);
+        let hole = Hole {
+            offset: at,
+            len: end - at,
+            what: "a frame that the file ends within",
+            // One that lies across the end of the log was never acknowledged.
+            frame: frame.filter(|_| !self.known_end || at + len <= self.limit),
+            torn: !self.known_end,
+        };
+        (self.visit)(Found::Hole(hole)).map_err(ReplayError::Visitor)?;
+        Ok(end)
     }
 
     /// What is missing between the last frame and the end.

@@ -226,6 +226,11 @@ impl History {
             let applied = self.state.apply(&Edit(vec![field.clone()]));
             outcome = outcome.and(applied);
         }
+        // Alone, each field takes back the seal of the one before.
+        self.state.seal = edit.0.iter().find_map(|field| match field {
+            Field::Seal(seal) => Some(*seal),
+            _ => None,
+        });
         outcome
     }
 }

@@ -288,9 +288,9 @@ impl Reading<'_> {
             return;
         };
         let state = &self.history.state;
-        // Without a frame behind it nothing tells: the manifest's own last SeqNo is that
-        // of the last flush.
-        let until = next;
+        // At a clean close the manifest holds the last SeqNo that was given out.
+        let closed = || Some(state.last_seqno.0 + 1).filter(|_| state.seal.is_some());
+        let until = next.or_else(closed);
         let missing = until.map(|until| until.saturating_sub(from));
         let most = [most, missing].into_iter().flatten().min();
         if let Some(damage) = self.ledger.get(entry)
