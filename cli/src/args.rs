@@ -25,7 +25,8 @@ Examples:
   esker import ./db words base.fvecs --keys texts.tsv
   esker search ./db words --query query.fvecs --row 3 -k 5
 
-Exit codes: 0 done, 1 the data or the database refused, 2 the command line is wrong.";
+Exit codes: 0 done, 1 the data or the database refused, 2 the command line is wrong \
+(or rows were lost, see esker salvage --help).";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -90,6 +91,22 @@ Example:
 Example:
   esker verify ./db && echo intact")]
     Verify(Database),
+    /// Recover what is left of a damaged database into a new one
+    #[command(long_about = "\
+Recover what is left of a damaged database into a new one.
+
+Every row that can still be read and verified is written to DST, a new database in a \
+new or empty directory; SRC is only read. For each key the newest write that is left \
+counts. What could not be recovered, and why, is printed; names of collections and \
+other things that had to be assumed are, too.
+
+The exit code is 0 if nothing was lost, 2 if something was, or if rows were recovered \
+that may have been deleted or replaced since, and 1 if there is no new database.")]
+    #[command(after_help = "\
+Examples:
+  esker salvage ./db ./saved
+  esker salvage ./db ./saved --json --keep-rows-without-payload")]
+    Salvage(Salvage),
     /// Flush a database and merge its segments
     #[command(after_help = "\
 Example:
@@ -258,6 +275,26 @@ pub(crate) struct QueryArgs {
 pub(crate) struct Stats {
     /// Directory of the database
     pub(crate) dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Salvage {
+    /// Directory of the damaged database
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// Directory for the new database, which must not exist or be empty
+    #[arg(value_name = "DST")]
+    pub(crate) destination: PathBuf,
+    /// Recover a row without its payload if that alone is lost
+    #[arg(long)]
+    pub(crate) keep_rows_without_payload: bool,
+    /// Leave out rows that may have been deleted or replaced, because what would say
+    /// so is lost
+    #[arg(long)]
+    pub(crate) skip_possibly_deleted: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

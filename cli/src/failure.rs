@@ -1,7 +1,8 @@
 //! Why a command did not do its work, and the one way to standard output.
 //!
 //! Owns the exit codes: 0 done, 1 the data or the engine said no, 2 the command
-//! line did not make sense. Invariants: every failure is one sentence that a
+//! line did not make sense (`salvage` also ends with 2 if it finished and rows are
+//! lost). Invariants: every failure is one sentence that a
 //! user can act on; a reader that closes our standard output ends the command
 //! quietly, since `esker search ... | head -1` is no mistake.
 //! Must not know: what the commands do.

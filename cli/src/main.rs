@@ -28,12 +28,12 @@ use failure::Failure;
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Demo(args) => demo::run(&args),
         Command::Create(args) => commands::create(&args),
@@ -42,10 +42,12 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Search(args) => commands::search(&args),
         Command::Stats(args) => commands::stats(&args),
         Command::Verify(args) => commands::verify(&args),
+        Command::Salvage(args) => return commands::salvage(&args),
         Command::Compact(args) => commands::compact(&args),
         Command::BenchIngest(args) => bench::ingest(&args),
         Command::Bench(args) => bench::search(&args),
         Command::DemoChild { dir } => demo::child::run(&dir),
         Command::SweepScratch { dir } => scratch::sweep(&dir),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -33,7 +33,10 @@ use crate::options::MAX_PAYLOAD_BYTES;
 /// Kind of a log frame whose payload is a batch.
 pub(crate) const BATCH_FRAME: u8 = 1;
 
-const PREFIX: usize = 8;
+/// Bytes in front of the first operation.
+pub(crate) const PREFIX: usize = 8;
+/// No operation takes fewer bytes: a header, and a key with its zeros.
+pub(crate) const LEAST_OPERATION: u64 = 20;
 const OP_HEADER: usize = 16;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
@@ -277,6 +280,20 @@ impl Operation<'_> {
             Self::Put { collection, .. } | Self::Delete { collection, .. } => *collection,
         }
     }
+
+    /// Bytes that it takes in a batch.
+    pub(crate) fn encoded_len(&self) -> usize {
+        let (row, vector) = match self {
+            Self::Put {
+                key,
+                vector,
+                payload,
+                ..
+            } => (key.len() + payload.map_or(0, <[u8]>::len), vector.len()),
+            Self::Delete { key, .. } => (key.len(), 0),
+        };
+        OP_HEADER + row.next_multiple_of(4) + vector
+    }
 }
 
 /// Reads a batch's payload, calling `visit` with each operation's position.
@@ -301,6 +318,11 @@ pub(crate) fn decode<'a, E>(
     } else {
         Err("a batch with bytes after its last operation")
     }
+}
+
+/// Reads one operation out of the bytes that it alone takes.
+pub(crate) fn decode_one(bytes: &[u8]) -> std::result::Result<Operation<'_>, &'static str> {
+    decode_operation(&mut Reader(bytes))
 }
 
 fn decode_operation<'a>(rest: &mut Reader<'a>) -> std::result::Result<Operation<'a>, &'static str> {

@@ -29,7 +29,7 @@
 //! the outside world enters;
 //! `batch`, `write` and `memtable` are the way in; `flush`, `compact` and `manifest`
 //! make it lasting; `view`, `read`, `search` and `scan` are the way out; `recovery` puts it
-//! together after a restart; `db`, `collection` and `snapshot` are the handles.
+//! together after a restart, `salvage` what is left after damage; `db`, `collection` and `snapshot` are the handles.
 
 mod error;
 mod options;
@@ -64,6 +64,7 @@ mod background;
 mod core;
 mod quarantine;
 mod recovery;
+mod salvage;
 mod stats;
 mod verify;
 
@@ -94,6 +95,7 @@ pub use options::{
 pub use quarantine::{QuarantinedSegment, SkippedSegment};
 pub use read::Record;
 pub use recovery::{RecoveryReport, TornTail};
+pub use salvage::{Damage, Lost, SalvageOptions, SalvageReport, SalvagedCollection, salvage};
 pub use scan::Scan;
 pub use search::{Hit, SearchResult, SearchStats};
 pub use snapshot::Snapshot;

@@ -46,7 +46,10 @@ pub use graph::{
 pub use id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 pub use key::{Key, MAX_KEY_LEN};
 pub use metric::{MAX_DIMENSION, MAX_SQUARED_NORM, Metric};
-pub use reader::{Expected, KeyIter, SearchScratch, Segment, VectorGuard};
+pub use reader::{
+    Expected, Identity, KeyIter, Leaves, LostLeaf, Rescue, RescuedLeaf, SearchScratch, Segment,
+    VectorGuard,
+};
 pub use source::{BlockCache, Memory, Paged, ReadAt, SectionSource, Source};
 pub use stats::{DEGREE_CLASSES, GraphStats, Stats};
 pub use writer::{GraphBuild, RowSource, SegmentParams, SegmentSummary, write_segment};

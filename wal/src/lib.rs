@@ -56,6 +56,7 @@ mod writer;
 
 mod replay;
 mod scan;
+mod survey;
 mod window;
 
 mod group;
@@ -72,4 +73,5 @@ pub use frame_buf::FrameBuf;
 pub use group::{CommitSink, GroupCommit, MAX_GROUP_BYTES, MAX_GROUP_MEMBERS, Sequenced, Ticket};
 pub use header::{HEADER_LEN, LogHeader, LogKind};
 pub use replay::{Expect, Frame, HeaderState, ReplayEnd, read_header, replay};
+pub use survey::{Found, Hole, Surveyed, survey};
 pub use writer::{LogWriter, SequencedFrame};

@@ -2,6 +2,7 @@
 
 mod import;
 mod inspect;
+mod salvage;
 mod search;
 
 use std::path::Path;
@@ -13,6 +14,7 @@ use crate::failure::{Failure, note, print_line};
 use crate::progress;
 pub(crate) use import::import;
 pub(crate) use inspect::{compact, stats, verify};
+pub(crate) use salvage::salvage;
 pub(crate) use search::{get, search};
 
 /// Opens a database that must exist, and says what recovery had to drop.

@@ -13,6 +13,8 @@ mod state;
 mod tests;
 
 pub(crate) use current::Current;
-pub(crate) use edit::{CollectionMeta, DeletionMeta, Edit, Field, MAX_NAME_LEN, Seal, SegmentMeta};
+pub(crate) use edit::{
+    CollectionMeta, DeletionMeta, EDIT_FRAME, Edit, Field, MAX_NAME_LEN, Seal, SegmentMeta,
+};
 pub(crate) use log::{CommitError, Manifest, replay_manifest};
 pub(crate) use state::{ManifestState, SegmentState};

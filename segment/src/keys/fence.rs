@@ -66,6 +66,17 @@ impl Fences {
         Ok(fences)
     }
 
+    /// The fences of a segment whose own are damaged: none, so no key is found.
+    pub(crate) fn none(nothing: &Resident, rows: u32) -> Self {
+        Self {
+            entries: nothing.part(0..0),
+            keys: nothing.part(0..0),
+            leaves: 0,
+            rows,
+            leaves_len: 0,
+        }
+    }
+
     fn check(&self) -> Result<(), &'static str> {
         let keys_len = self.entry(self.leaves - 1).map(|entry| entry.key_end);
         if keys_len != Some(self.keys.len() as u64) {

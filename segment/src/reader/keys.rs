@@ -142,7 +142,7 @@ impl<S: SectionSource> Segment<S> {
             .map_err(|what| self.leaf_corruption(leaf, what))
     }
 
-    fn leaf_guard(&self, leaf: usize) -> Result<S::Guard<'_>, SegmentError> {
+    pub(super) fn leaf_guard(&self, leaf: usize) -> Result<S::Guard<'_>, SegmentError> {
         let range = self.fences.bytes_of(leaf).ok_or_else(|| {
             self.sections
                 .key_fences
@@ -151,7 +151,11 @@ impl<S: SectionSource> Segment<S> {
         self.source.get(&self.sections.keys, range)
     }
 
-    fn parse_leaf<'a>(&self, leaf: usize, bytes: &'a [u8]) -> Result<Leaf<'a>, &'static str> {
+    pub(super) fn parse_leaf<'a>(
+        &self,
+        leaf: usize,
+        bytes: &'a [u8],
+    ) -> Result<Leaf<'a>, &'static str> {
         let keys = Leaf::parse(bytes)?;
         if self
             .fences

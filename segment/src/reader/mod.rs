@@ -8,6 +8,7 @@
 
 mod keys;
 mod open;
+mod rescue;
 mod scan;
 mod search;
 mod verify;
@@ -25,6 +26,7 @@ use crate::wire::{u32_at, u64_at};
 use crate::writer::{PAYLOAD_PRESENT, SegmentParams, SegmentSummary};
 pub use keys::KeyIter;
 use open::{Layout, Sections, check_graph, read_whole};
+pub use rescue::{Identity, Leaves, LostLeaf, Rescue, RescuedLeaf};
 pub use search::SearchScratch;
 
 /// What the manifest says of a segment; a file that differs is not it.
