@@ -143,6 +143,7 @@ fn crates_depend_downwards_only() {
             .split("[dependencies]")
             .nth(1)
             .expect("has dependencies");
+        let body = body.split("[dev-dependencies]").next().unwrap_or(body);
         let mut found: Vec<_> = body
             .lines()
             .filter_map(|line| line.split(['.', ' ', '=']).next())
@@ -151,6 +152,35 @@ fn crates_depend_downwards_only() {
         found.sort_unstable();
         assert_eq!(found, allowed, "{dir}");
     }
+}
+
+/// What is built without tests never reads the environment: the feature that does
+/// is asked for by tests alone, and Cargo unites their features with nothing else.
+#[test]
+fn only_tests_ask_for_the_feature_testing() {
+    let mut asked = 0;
+    for dir in [
+        "wal",
+        "segment",
+        "compaction",
+        "engine",
+        "cli",
+        "tests",
+        ".",
+    ] {
+        let manifest = fs::read_to_string(root().join(dir).join("Cargo.toml")).expect("reads");
+        let mut section = "";
+        for line in manifest.lines() {
+            if line.starts_with('[') {
+                section = line;
+            } else if line.contains("\"testing\"") {
+                assert_eq!(section, "[dev-dependencies]", "{dir}: {line}");
+                asked += 1;
+            }
+            assert!(!line.starts_with("default ="), "{dir}: {line}");
+        }
+    }
+    assert_eq!(asked, 2, "cli and tests ask for it");
 }
 
 /// `unsafe` stands in three modules of one crate.

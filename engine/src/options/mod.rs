@@ -8,6 +8,8 @@
 mod graph;
 mod recovery;
 mod search;
+#[cfg(feature = "testing")]
+mod testing;
 mod verify_on_open;
 
 use std::sync::Arc;
@@ -127,7 +129,7 @@ impl Default for Options {
             snapshot_memory: None,
             expire_oldest_snapshot: false,
             background: Background::Threads,
-            map_mode: MapMode::Mmap,
+            map_mode: default_map_mode(),
             block_cache_bytes: DEFAULT_BLOCK_CACHE_BYTES,
             auto_compact: true,
             merge_width: DEFAULT_MERGE_WIDTH,
@@ -140,6 +142,15 @@ impl Default for Options {
         }
     }
 }
+
+/// How segments are read unless the host says otherwise.
+#[cfg(not(feature = "testing"))]
+const fn default_map_mode() -> MapMode {
+    MapMode::Mmap
+}
+
+#[cfg(feature = "testing")]
+use testing::default_map_mode;
 
 impl Options {
     /// The defaults.

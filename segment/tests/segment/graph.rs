@@ -252,12 +252,13 @@ fn without_a_graph_a_walk_finds_nothing_and_forgets_the_last() {
 fn one_scratch_serves_segments_of_any_size() {
     let [large, little] = [many(3000, 5), many(40, 5)].map(|rows| {
         let (file, expected) = write_with_graph(&rows, Metric::L2, 8);
-        Segment::open(memory(&file), &expected).unwrap()
+        states(&file, &expected).unwrap()
     });
     let mut scratch = SearchScratch::default();
     let mut noise = Noise(1);
     for n in 0..60 {
-        let segment = if n % 3 == 0 { &large } else { &little };
+        // The scratch goes from one source to another too.
+        let segment = &(if n % 3 == 0 { &large } else { &little })[n / 3 % 3];
         let query = Query::new(Metric::L2, &noise.vector(5)).unwrap();
         let l = [1, 3000, 17][n % 3];
         let proceed = |_, _: &Walk| Ok::<_, SegmentError>(n % 5 != 4);

@@ -356,8 +356,12 @@ fn verify_finds_fences_that_misguide() {
         let at = fences.start + 8 + 16 * leaves + end - 1;
         file[at] = value(file[at]);
         expected.hash = rehash(&mut file, &layout);
-        let [segment, _] = sources(&file).map(|source| Segment::open(source, &expected).unwrap());
-        segment.verify().unwrap_err().to_string()
+        let [memory, paged] = sources(&file).map(|source| {
+            let segment = Segment::open(source, &expected).unwrap();
+            segment.verify().unwrap_err().to_string()
+        });
+        assert_eq!(memory, paged);
+        memory
     };
     assert!(verdict(|byte| byte + 1).ends_with("a key below the fence of its leaf"));
     assert!(verdict(|_| 0).ends_with("a key leaf whose fence is not above the leaf before"));
@@ -417,8 +421,10 @@ fn a_newer_format_is_refused_and_unknown_harmless_features_are_not() {
         let mut file = file.clone();
         file[at] = value;
         expected.hash = rehash(&mut file, &layout);
-        let [result, _] = sources(&file).map(|source| Segment::open(source, &expected).map(drop));
-        result
+        let [memory, paged] =
+            sources(&file).map(|source| Segment::open(source, &expected).map(drop));
+        assert_eq!(format!("{memory:?}"), format!("{paged:?}"));
+        memory
     };
     // Version, an incompatible feature, a metric, an element type.
     for (at, value) in [(8, 2), (39, 0x80), (76, 9), (77, 2)] {

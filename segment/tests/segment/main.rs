@@ -15,5 +15,6 @@ mod hostile_graph;
 mod lazy;
 mod nearest;
 mod round_trip;
+mod sources;
 mod support;
 mod writer;

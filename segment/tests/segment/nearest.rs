@@ -89,34 +89,39 @@ fn many_pieces_of_many_blocks() {
 fn liveness_is_asked_of_few_rows() {
     let rows = many(20_000, 8);
     let (file, expected) = write(&rows, Metric::L2);
-    let [segment, _] = sources(&file).map(|source| Segment::open(source, &expected).unwrap());
     let query = Query::new(Metric::L2, &[0.1; 8]).unwrap();
-    let (mut asked, mut out) = (0, Vec::new());
-    let live = |_| {
-        asked += 1;
-        Ok::<_, SegmentError>(true)
-    };
-    segment.nearest(&query, 10, live, &mut out).unwrap();
-    // In random order about k ln(n / k) + k rows enter.
-    assert!((10..200).contains(&asked), "{asked}");
+    for source in sources(&file) {
+        let segment = Segment::open(source, &expected).unwrap();
+        let (mut asked, mut out) = (0, Vec::new());
+        let live = |_| {
+            asked += 1;
+            Ok::<_, SegmentError>(true)
+        };
+        segment.nearest(&query, 10, live, &mut out).unwrap();
+        // In random order about k ln(n / k) + k rows enter.
+        assert!((10..200).contains(&asked), "{asked}");
+    }
 }
 
 #[test]
 fn wrong_queries_and_failing_callers_are_errors() {
     let (file, expected) = write(&small(Metric::L2), Metric::L2);
-    let [segment, _] = sources(&file).map(|source| Segment::open(source, &expected).unwrap());
-    let mut out = Vec::new();
-    for query in [
-        Query::new(Metric::Cosine, &[1.0; 3]),
-        Query::new(Metric::L2, &[1.0; 4]),
-    ] {
-        let result = segment.nearest::<SegmentError>(&query.unwrap(), 1, |_| Ok(true), &mut out);
-        assert!(matches!(result, Err(SegmentError::Invalid(_))));
+    for source in sources(&file) {
+        let segment = Segment::open(source, &expected).unwrap();
+        let mut out = Vec::new();
+        for query in [
+            Query::new(Metric::Cosine, &[1.0; 3]),
+            Query::new(Metric::L2, &[1.0; 4]),
+        ] {
+            let result =
+                segment.nearest::<SegmentError>(&query.unwrap(), 1, |_| Ok(true), &mut out);
+            assert!(matches!(result, Err(SegmentError::Invalid(_))));
+        }
+        let query = Query::new(Metric::L2, &[1.0; 3]).unwrap();
+        let failing = |_| Err(SegmentError::Invalid("the caller's own".into()));
+        let result = segment.nearest(&query, 1, failing, &mut out);
+        assert_eq!(result.unwrap_err().to_string(), "the caller's own");
     }
-    let query = Query::new(Metric::L2, &[1.0; 3]).unwrap();
-    let failing = |_| Err(SegmentError::Invalid("the caller's own".into()));
-    let result = segment.nearest(&query, 1, failing, &mut out);
-    assert_eq!(result.unwrap_err().to_string(), "the caller's own");
 }
 
 #[test]
