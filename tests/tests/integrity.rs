@@ -10,6 +10,7 @@ fn no_damage_to_a_closed_database_changes_an_answer_unnoticed() {
     let effort = Effort {
         threads: 2,
         from: 0,
+        to: u64::MAX,
         sample: Some(16),
         seconds: None,
     };

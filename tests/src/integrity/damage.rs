@@ -314,8 +314,9 @@ fn piece(bytes: &[u8], at: usize) -> &[u8] {
 /// The file with other bytes at a place; its length stays.
 fn with(file: &File, at: usize, other: &[u8]) -> Vec<u8> {
     let mut bytes = file.bytes.to_vec();
-    let len = bytes.len().saturating_sub(at).min(other.len());
-    bytes[at..at + len].copy_from_slice(&other[..len]);
+    let rest = bytes.get_mut(at..).unwrap_or_default();
+    let len = rest.len().min(other.len());
+    rest[..len].copy_from_slice(&other[..len]);
     bytes
 }
 
@@ -330,11 +331,7 @@ fn swapped(file: &File, one: usize, other: usize) -> Vec<u8> {
         bytes: Bytes::from_vec(half),
         ..file.clone()
     };
-    with(
-        &half,
-        other.min(file.bytes.len()),
-        &piece(&file.bytes, one)[..len],
-    )
+    with(&half, other, &piece(&file.bytes, one)[..len])
 }
 
 fn extended(file: &File, how: u64, seed: u64) -> Vec<u8> {

@@ -15,7 +15,7 @@ use esker::{Background, Db, Error, GraphOptions, MapMode, Options};
 use super::damage::Tampered;
 use super::questions::{Asked, Expected};
 use super::shelf::Shelf;
-use super::specimen::{DIR, Kind, Specimen};
+use super::specimen::{DIR, File, Kind, Specimen};
 
 /// What became of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl<'a> Judge<'a> {
             Ok(db) => db,
             Err(error) => return self.named("an open", &error, tampered).map(Verdict::AtOpen),
         };
-        check_report(&db, expected)?;
+        self.check_report(&db, expected, tampered)?;
         let asked = match Asked::new(&db) {
             Ok(asked) => asked,
             Err(error) => return Err(format!("a collection is gone: {error}")),
@@ -184,12 +184,17 @@ impl<'a> Judge<'a> {
         };
         let specimen = self.specimen;
         let name = file.file_name().and_then(|name| name.to_str());
-        let is_it = |n: &usize| Some(&*specimen.files[*n].name) == name;
-        let number = (0..specimen.files.len()).find(is_it);
-        let Some(number) = number.filter(|_| file.parent() == Some(Path::new(DIR))) else {
-            return Err(format!(
-                "{what} gives an error that names no file of it: {error}"
-            ));
+        let name = name.filter(|_| file.parent() == Some(Path::new(DIR)));
+        let is_it = |file: &File| Some(&*file.name) == name;
+        let Some(number) = specimen.files.iter().position(is_it) else {
+            // A whole file of an earlier state names files that are gone since.
+            let known = specimen.donors.iter().flat_map(|donor| &donor.files);
+            return match known.into_iter().any(is_it) {
+                true => Ok(Named::Another),
+                false => Err(format!(
+                    "{what} gives an error that names no file of it: {error}"
+                )),
+            };
         };
         let tampered = tampered.files.iter().find(|(n, _)| *n == number);
         let new = tampered.map(|(_, bytes)| bytes.as_ref().map_or(0, |b| b.len()));
@@ -201,6 +206,28 @@ impl<'a> Judge<'a> {
             Some(_) => Named::Itself,
             None => Named::Another,
         })
+    }
+
+    /// A report that differs tells of a loss that is not there, or hides one. Which files
+    /// were left over is no loss; nor is it to have believed a `CURRENT` that is whole,
+    /// of this manifest, and older than the seal.
+    fn check_report(
+        &self,
+        db: &Db,
+        expected: &Expected,
+        tampered: &Tampered,
+    ) -> Result<(), String> {
+        let mut report = db.recovery_report().clone();
+        report.removed_files = expected.report.removed_files;
+        let current = |(n, _): &(usize, _)| self.specimen.files[*n].kind == Kind::Current;
+        report.clean |= tampered.files.iter().any(current);
+        if report == expected.report {
+            return Ok(());
+        }
+        Err(format!(
+            "the open reports {report:?} instead of {:?}",
+            expected.report
+        ))
     }
 
     /// Whether a verification reports anything. Of a live segment it vouches for every
@@ -236,18 +263,4 @@ impl<'a> Judge<'a> {
             Some(_) => Err("after a second open there are errors".to_owned()),
         }
     }
-}
-
-/// A report that differs tells of a loss that is not there, or hides one. Which files
-/// were left over is no loss.
-fn check_report(db: &Db, expected: &Expected) -> Result<(), String> {
-    let mut report = db.recovery_report().clone();
-    report.removed_files = expected.report.removed_files;
-    if report != expected.report {
-        return Err(format!(
-            "the open reports {report:?} instead of {:?}",
-            expected.report
-        ));
-    }
-    Ok(())
 }

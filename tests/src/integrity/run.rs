@@ -19,8 +19,9 @@ use crate::rng::mix;
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
     pub threads: usize,
-    /// Number of the first case of a whole run.
+    /// Numbers of the first case of a whole run, and of that after the last.
     pub from: u64,
+    pub to: u64,
     /// Cases of each series, instead of all.
     pub sample: Option<u64>,
     /// Samples are drawn again and again for so long.
@@ -111,7 +112,7 @@ impl Campaign {
 
     /// Judges as many cases as the effort says, with a word on the way now and then.
     pub fn run(&self, effort: &Effort, progress: &dyn Fn(u64, &Tally)) -> Tally {
-        let chunks = self.chunks(effort.from);
+        let chunks = self.chunks(effort);
         let shared = Shared {
             start: Instant::now(),
             next: AtomicU64::new(0),
@@ -157,13 +158,13 @@ impl Campaign {
         }
     }
 
-    /// A whole run's work, from a case on.
-    fn chunks(&self, from: u64) -> Vec<Chunk> {
+    /// A whole run's work, or as much of it as is wanted.
+    fn chunks(&self, effort: &Effort) -> Vec<Chunk> {
         let (mut chunks, mut number) = (Vec::new(), 0);
         for (series, it) in self.series.iter().enumerate() {
             for first in (0..it.len()).step_by(CHUNK as usize) {
                 let last = it.len().min(first + CHUNK);
-                if number + last - first > from {
+                if number + last - first > effort.from && number < effort.to {
                     chunks.push(Chunk {
                         series,
                         first,
@@ -282,6 +283,7 @@ pub fn hunt(seed: u64, deadline: Instant) -> Result<(), String> {
     let effort = Effort {
         threads: 1,
         from: 0,
+        to: u64::MAX,
         sample: None,
         seconds: Some(deadline.saturating_duration_since(Instant::now())),
     };

@@ -211,8 +211,14 @@ fn files(env: &SimEnv) -> Vec<File> {
     names.into_iter().map(file).collect()
 }
 
-fn open(env: &SimEnv) -> Db {
-    let graph = GraphOptions::new().min_rows(100).max_degree(8).l_build(16);
+/// Rows from which on a segment of `main` has a graph.
+const GRAPH_ROWS: u32 = 100;
+
+fn open(env: &SimEnv, graph_rows: u32) -> Db {
+    let graph = GraphOptions::new()
+        .min_rows(graph_rows)
+        .max_degree(8)
+        .l_build(16);
     let options = Options::new()
         .background(Background::Manual)
         .auto_compact(false)
@@ -268,7 +274,7 @@ fn delete(db: &Db, from: &Collection, rows: impl Iterator<Item = u64>) {
 }
 
 fn write_main(env: &SimEnv, v: f32) -> [Donor; 2] {
-    let db = open(env);
+    let db = open(env, GRAPH_ROWS);
     let plane = made(&db, "plane", 8, Metric::L2);
     let sphere = made(&db, "sphere", 6, Metric::Cosine);
     for to in [&plane, &sphere] {
@@ -279,7 +285,7 @@ fn write_main(env: &SimEnv, v: f32) -> [Donor; 2] {
     db.close().expect("closes");
     let closed = files(env);
 
-    let db = open(env);
+    let db = open(env, GRAPH_ROWS);
     let [plane, sphere] = ["plane", "sphere"].map(|name| db.collection(name).expect("there"));
     put(&db, &plane, 100..300, 1, v, 12);
     put(&db, &sphere, 100..300, 1, v, 12);
@@ -359,7 +365,7 @@ fn crowd_key(n: u64) -> [u8; 4] {
 }
 
 fn write_tombs<const SEGMENTS: u64>(env: &SimEnv, v: f32) -> [Donor; 2] {
-    let db = open(env);
+    let db = open(env, u32::MAX);
     let crowd = made(&db, "crowd", 1, Metric::L2);
     let write = |batch| {
         let unsynced = WriteOptions::new().durability(Durability::Os);
@@ -392,7 +398,7 @@ fn write_tombs<const SEGMENTS: u64>(env: &SimEnv, v: f32) -> [Donor; 2] {
     }
     db.close().expect("closes");
     let closed = files(env);
-    let db = open(env);
+    let db = open(env, u32::MAX);
     let crowd = db.collection("crowd").expect("there");
     crowd.put("last", &[v]).expect("written");
     db.close().expect("closes");

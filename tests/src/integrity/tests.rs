@@ -103,30 +103,20 @@ fn an_answer_that_no_checksum_refutes_is_noticed() {
         let changed = changed.map(|(n, (new, _))| (n, Some(Bytes::from_vec(new.1.clone()))));
         changed.collect::<Vec<_>>()
     };
-    // The forger takes the seal off, which an open reports, and this must be noticed.
+    // The forger takes the seal off, and puts right what need not be.
     let verdict = judged(&specimen, changed(&files));
-    assert!(
-        matches!(&verdict, Verdict::Wrong(what) if what.contains("the open reports")),
-        "{verdict:?}"
-    );
-    let mut unsealed = specimen;
-    for expected in &mut unsealed.expected {
-        expected.report.clean = false;
-    }
-    let verdict = judged(&unsealed, changed(&files));
-    assert!(
-        matches!(&verdict, Verdict::Wrong(what) if what.contains("nothing notices"))
-            || matches!(verdict, Verdict::Harmless { .. }),
-        "{verdict:?}"
-    );
+    assert_eq!(verdict, Verdict::Harmless { verified: false });
     let segment = files
         .iter_mut()
         .find(|(name, _)| name.ends_with(".segment"));
     let segment = &mut segment.expect("there is one").1;
     let (_, vectors) = forge::sections(segment).swap_remove(0);
-    segment[vectors.start + 2] ^= 1;
+    // Of some rows: one alone may be dead.
+    for at in vectors.step_by(160) {
+        segment[at + 2] ^= 1;
+    }
     forge::directory(&mut files);
-    let verdict = judged(&unsealed, changed(&files));
+    let verdict = judged(&specimen, changed(&files));
     assert!(
         matches!(&verdict, Verdict::Wrong(what) if what.contains("another answer")),
         "{verdict:?}"

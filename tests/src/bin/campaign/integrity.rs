@@ -10,13 +10,14 @@ use esker_tests::integrity::{Campaign, Counts, Effort, Kind, Specimen, Tally};
 
 pub const USAGE: &str = "\
 usage: campaign --integrity [--seed S] [--seconds N] [--sample N] [--from N]
-                [--threads N] [--only WORD] [--case NAME]
+                [--to N] [--threads N] [--only WORD] [--case NAME]
 
   without a limit every case is judged once
   --seed S       what the databases are made from (default 1)
   --seconds N    judge drawn cases of every kind for so long
   --sample N     judge so many cases, evenly spread, of each damage to each file
   --from N       number of the first case of a whole run
+  --to N         number of the case before which it ends
   --threads N    workers (default: one for each core)
   --only WORD    files, kinds of files or damages whose name has the word
   --case NAME    judge one case, as a failure names it";
@@ -49,6 +50,7 @@ fn parse(words: &[String]) -> Result<Args, String> {
         effort: Effort {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             from: 0,
+            to: u64::MAX,
             sample: None,
             seconds: None,
         },
@@ -69,6 +71,7 @@ fn parse(words: &[String]) -> Result<Args, String> {
             "--seconds" => args.effort.seconds = Some(Duration::from_secs(number()?)),
             "--sample" => args.effort.sample = Some(number()?.max(1)),
             "--from" => args.effort.from = number()?,
+            "--to" => args.effort.to = number()?,
             "--threads" => args.effort.threads = number()?.clamp(1, 1024) as usize,
             "--only" => args.only = Some(value.clone()),
             "--case" => args.case = Some(value.clone()),
