@@ -37,9 +37,6 @@ pub struct Campaign {
 
 /// Cases that a worker takes at a time.
 const CHUNK: u64 = 256;
-/// Of flips and cuts, one case in so many is asked everything even after an error; of
-/// other damages, one in so many.
-const THOROUGH: [u64; 2] = [64, 8];
 /// Failures after which there is no point in going on.
 const ENOUGH: u64 = 25;
 /// Cases of each series in a round of a run that is limited by time.
@@ -244,7 +241,10 @@ impl Campaign {
             tally.unchanged += 1;
             return;
         };
-        let share = THOROUGH[usize::from(!is_many(series.op))];
+        let share = match is_many(series.op) {
+            true => specimen.thorough,
+            false => specimen.thorough / 8,
+        };
         let thorough = mix(self.seed ^ n).is_multiple_of(share);
         let verdict = judges[series.specimen].judge(&tampered, case.mode, thorough);
         let (kind, damage) = (specimen.files[series.file].kind, series.op.group());

@@ -96,6 +96,9 @@ pub struct Specimen {
     pub(super) expected: [Expected; 2],
     /// Of the bits of segments, one in so many is flipped.
     pub(super) segment_stride: u64,
+    /// After an error, everything else is asked in one of so many flips and cuts, and
+    /// in eight times as many of other cases.
+    pub(super) thorough: u64,
 }
 
 /// How a database comes to be.
@@ -106,6 +109,7 @@ struct Script {
     /// Every key that was ever there, or a share of them.
     keys: fn() -> Vec<Vec<u8>>,
     segment_stride: u64,
+    thorough: u64,
 }
 
 impl Specimen {
@@ -119,6 +123,7 @@ impl Specimen {
                 write: write_main,
                 keys: || (0..460).map(|n| key(n).to_vec()).collect(),
                 segment_stride: 1,
+                thorough: 64,
             },
         )
     }
@@ -132,7 +137,8 @@ impl Specimen {
                 name: "tombs",
                 write: write_tombs::<8>,
                 keys: crowd_keys::<8>,
-                segment_stride: 1021,
+                segment_stride: 251,
+                thorough: 1024,
             },
         )
     }
@@ -146,7 +152,8 @@ impl Specimen {
                 name: "few-tombs",
                 write: write_tombs::<1>,
                 keys: crowd_keys::<1>,
-                segment_stride: 1021,
+                segment_stride: 251,
+                thorough: 1024,
             },
         )
     }
@@ -172,6 +179,7 @@ impl Specimen {
             donors,
             expected,
             segment_stride: script.segment_stride,
+            thorough: script.thorough,
         }
     }
 
