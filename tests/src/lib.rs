@@ -7,7 +7,8 @@
 //! a machine and an oracle through a list of operations; [`io_sweep`] makes every
 //! storage call of a few workloads fail and holds what follows against a table;
 //! [`campaign`] recovers everything that crashes in such lists may leave; [`mutants`]
-//! plants bugs and hunts them; `schedules`, under `cfg(shuttle)`, runs the engine's
+//! plants bugs and hunts them; [`integrity`] damages every byte of a database at rest;
+//! `schedules`, under `cfg(shuttle)`, runs the engine's
 //! tasks in seeded turns; [`load`] makes rows
 //! by the thousand and measures recall; [`forge`] puts checksums right after bytes
 //! were changed; [`child`] listens to a process that will be killed; `tmpfs` mounts a
@@ -40,6 +41,8 @@ pub mod schedules;
 pub mod load;
 
 pub mod campaign;
+
+pub mod integrity;
 
 pub mod mutants;
 

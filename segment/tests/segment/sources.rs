@@ -1,7 +1,7 @@
 //! One file from every source: small enough that Miri reads it too, so that every
 //! borrow of a view, of a cached block and of a copy is followed.
 
-use esker_segment::{Metric, Segment};
+use esker_segment::Metric;
 
 use crate::support::{many, read_everything, small, states, walks_in_place, write_with_graph};
 

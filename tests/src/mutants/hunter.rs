@@ -10,6 +10,7 @@ use proptest::strategy::Strategy;
 
 use super::list::Mutant;
 use super::{cases, damage, probes, splice};
+use crate::integrity;
 use crate::run::draw;
 use crate::run::sweep::Sweep;
 
@@ -36,6 +37,8 @@ pub enum Hunter {
     SweepFailureThenCrash,
     /// Flipped bits and cut files of a database at rest.
     Damage,
+    /// All kinds of damage to all kinds of files of larger databases at rest.
+    Integrity,
     /// Files and frames of another database or of another past of the same one.
     Swaps,
     /// Situations made by hand.
@@ -47,7 +50,7 @@ const CASES: usize = 400;
 
 impl Hunter {
     /// All of them, the quickest first.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Probes,
         Self::Swaps,
         Self::Crashes,
@@ -55,6 +58,7 @@ impl Hunter {
         Self::Crossings,
         Self::Campaign,
         Self::Damage,
+        Self::Integrity,
         Self::SweepBirth,
         Self::SweepCrash,
         Self::SweepFailureThenCrash,
@@ -76,6 +80,7 @@ impl Hunter {
             Self::SweepFailure => "sweep: failure",
             Self::SweepFailureThenCrash => "sweep: failure, then crash",
             Self::Damage => "damage",
+            Self::Integrity => "integrity",
             Self::Swaps => "swaps",
             Self::Probes => "probes",
         }
@@ -97,6 +102,7 @@ impl Hunter {
             Self::SweepFailure => cases::swept(Sweep::Failure, deadline),
             Self::SweepFailureThenCrash => cases::swept(Sweep::FailureThenCrash, deadline),
             Self::Damage => damage::hunt(seed, deadline),
+            Self::Integrity => integrity::hunt(seed, deadline),
             Self::Swaps => splice::hunt(seed, deadline),
             Self::Probes => probes::hunt(seed),
         }

@@ -71,6 +71,11 @@ fn damage_finds_nothing_in_a_sound_engine() {
     finds_nothing(Hunter::Damage, 10);
 }
 
+#[test]
+fn integrity_finds_nothing_in_a_sound_engine() {
+    finds_nothing(Hunter::Integrity, 2);
+}
+
 /// The sweeps and the cases with failing calls have tests of their own, on the
 /// same code: `sweep` and `model`.
 #[test]

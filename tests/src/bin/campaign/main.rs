@@ -13,6 +13,7 @@
 
 mod args;
 mod crashes;
+mod integrity;
 mod ledger;
 
 use std::process::ExitCode;
@@ -26,10 +27,13 @@ fn main() -> ExitCode {
     if let Some(code) = esker_tests::mutants::command(&words) {
         return code;
     }
+    if let Some(code) = integrity::command(&words) {
+        return code;
+    }
     let args = match Args::parse(words.into_iter()) {
         Ok(args) => args,
         Err(error) => {
-            eprintln!("{error}\n\n{}", args::USAGE);
+            eprintln!("{error}\n\n{}\n\n{}", args::USAGE, integrity::USAGE);
             return ExitCode::from(2);
         }
     };
