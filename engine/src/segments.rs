@@ -19,7 +19,7 @@ use esker_segment::{
 use crate::background::BuildThreads;
 use crate::core::CollectionInfo;
 use crate::dir::Directory;
-use crate::env::Env;
+use crate::env::{Env, StorageFile};
 use crate::error::{Error, Result};
 use crate::files::{FileName, publish_file};
 use crate::gc::{FilePin, Garbage};
@@ -80,18 +80,7 @@ impl SegmentOpener {
             let what = format!("it has {len} bytes, the manifest says {}", meta.len);
             return Err(Error::corruption(&path, len.min(meta.len), what));
         }
-        let source = match &self.cache {
-            None => {
-                let bytes = file
-                    .map()
-                    .map_err(|error| Error::io(&path, "mapping", error))?;
-                Source::Memory(Memory::new(bytes))
-            }
-            Some(cache) => {
-                let device: Arc<dyn ReadAt> = Arc::new(FileHandle(file));
-                Source::Paged(Paged::new(device, len, Arc::clone(cache)))
-            }
-        };
+        let source = self.source_of(&path, file, len)?;
         let expected = Expected {
             file_id: meta.file_id,
             id: meta.id,
@@ -108,6 +97,34 @@ impl SegmentOpener {
             segment,
             meta,
             pin: FilePin::new(path, &self.garbage),
+        })
+    }
+
+    /// The bytes of a segment file, whatever they are.
+    pub(crate) fn source(&self, path: &Path) -> Result<Source> {
+        let file = self
+            .env
+            .storage()
+            .open(path)
+            .map_err(|error| Error::io(path, "opening", error))?;
+        let len = file
+            .len()
+            .map_err(|error| Error::io(path, "reading", error))?;
+        self.source_of(path, file, len)
+    }
+
+    fn source_of(&self, path: &Path, file: Arc<dyn StorageFile>, len: u64) -> Result<Source> {
+        Ok(match &self.cache {
+            None => {
+                let bytes = file
+                    .map()
+                    .map_err(|error| Error::io(path, "mapping", error))?;
+                Source::Memory(Memory::new(bytes))
+            }
+            Some(cache) => {
+                let device: Arc<dyn ReadAt> = Arc::new(FileHandle(file));
+                Source::Paged(Paged::new(device, len, Arc::clone(cache)))
+            }
         })
     }
 

@@ -46,7 +46,9 @@ pub use graph::{
 pub use id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 pub use key::{Key, MAX_KEY_LEN};
 pub use metric::{MAX_DIMENSION, MAX_SQUARED_NORM, Metric};
-pub use reader::{Expected, KeyIter, SearchScratch, Segment, VectorGuard};
+pub use reader::{
+    Expected, Findings, KeyIter, SearchScratch, Segment, SegmentCheck, UnopenedSegment, VectorGuard,
+};
 pub use source::{BlockCache, Memory, Paged, ReadAt, SectionSource, Source};
 pub use stats::{DEGREE_CLASSES, GraphStats, Stats};
 pub use writer::{GraphBuild, RowSource, SegmentParams, SegmentSummary, write_segment};

@@ -1,8 +1,10 @@
 //! The everyday commands: each opens a database, does one thing, and closes it.
+//! `verify` alone opens none.
 
 mod import;
 mod inspect;
 mod search;
+mod verify;
 
 use std::path::Path;
 
@@ -12,11 +14,12 @@ use crate::args::{Create, InCollection};
 use crate::failure::{Failure, note, print_line};
 use crate::progress;
 pub(crate) use import::import;
-pub(crate) use inspect::{compact, stats, verify};
+pub(crate) use inspect::{compact, stats};
 pub(crate) use search::{get, search};
+pub(crate) use verify::verify;
 
-/// Opens a database that must exist, and says what recovery had to drop.
-fn open(dir: &Path) -> Result<Db, Failure> {
+/// That there is something in a directory that could be a database.
+fn check_there(dir: &Path) -> Result<(), Failure> {
     let is_empty = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
     if !dir.exists() || is_empty {
         return Err(Failure::failed(format!(
@@ -25,6 +28,12 @@ fn open(dir: &Path) -> Result<Db, Failure> {
             dir.display()
         )));
     }
+    Ok(())
+}
+
+/// Opens a database that must exist, and says what recovery had to drop.
+fn open(dir: &Path) -> Result<Db, Failure> {
+    check_there(dir)?;
     let options = Options::default()
         .create_if_missing(false)
         .on_recovery_progress(progress::recovery());

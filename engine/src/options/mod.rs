@@ -8,6 +8,7 @@
 mod graph;
 mod recovery;
 mod search;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use graph::{
 pub(crate) use recovery::ProgressCallback;
 pub use recovery::RecoveryProgress;
 pub use search::{DEFAULT_L_SEARCH, SearchOptions};
+pub use verify::{CancelToken, DEFAULT_SCRUB_BYTES_PER_SECOND, VerifyOptions, VerifyProgress};
 
 /// Memory for memtables. A few frozen memtables per core beside the active ones.
 pub const DEFAULT_MEMORY_BUDGET: usize = 256 << 20;
@@ -108,6 +110,8 @@ pub struct Options {
     pub(crate) graph: GraphOptions,
     pub(crate) build_threads: Option<usize>,
     pub(crate) recovery_progress: Option<ProgressCallback>,
+    pub(crate) scrub_interval: Option<Duration>,
+    pub(crate) scrub_bytes_per_second: u64,
     pub(crate) env: Arc<dyn Env>,
 }
 
@@ -132,6 +136,8 @@ impl Default for Options {
             graph: GraphOptions::default(),
             build_threads: None,
             recovery_progress: None,
+            scrub_interval: None,
+            scrub_bytes_per_second: DEFAULT_SCRUB_BYTES_PER_SECOND,
             env: Arc::new(StdEnv::new()),
         }
     }
@@ -354,6 +360,7 @@ impl Options {
             self.build_threads.is_none_or(|n| (1..=256).contains(&n)),
             "build_threads must be from 1 to 256",
         )?;
+        self.validate_scrub()?;
         self.graph.validate()
     }
 }

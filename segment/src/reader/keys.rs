@@ -53,6 +53,16 @@ impl<S: SectionSource> Segment<S> {
         }
     }
 
+    /// Where the leaf with a row's key begins in the file, in bytes.
+    ///
+    /// # Errors
+    /// As [`Segment::key`].
+    pub fn key_offset(&self, row: Row) -> Result<u64, SegmentError> {
+        let leaf = self.fences.leaf_of_rank(self.rank(row)?);
+        let at = self.fences.bytes_of(leaf).unwrap_or_default().start;
+        Ok(self.sections.keys.file_offset(at))
+    }
+
     /// Asks the processor for what the keys of `rows` are read from, so that
     /// reading one after another waits for memory about once, not several times a
     /// key. Does nothing where keys are not in verified memory.
@@ -142,7 +152,7 @@ impl<S: SectionSource> Segment<S> {
             .map_err(|what| self.leaf_corruption(leaf, what))
     }
 
-    fn leaf_guard(&self, leaf: usize) -> Result<S::Guard<'_>, SegmentError> {
+    pub(super) fn leaf_guard(&self, leaf: usize) -> Result<S::Guard<'_>, SegmentError> {
         let range = self.fences.bytes_of(leaf).ok_or_else(|| {
             self.sections
                 .key_fences
@@ -151,7 +161,11 @@ impl<S: SectionSource> Segment<S> {
         self.source.get(&self.sections.keys, range)
     }
 
-    fn parse_leaf<'a>(&self, leaf: usize, bytes: &'a [u8]) -> Result<Leaf<'a>, &'static str> {
+    pub(super) fn parse_leaf<'a>(
+        &self,
+        leaf: usize,
+        bytes: &'a [u8],
+    ) -> Result<Leaf<'a>, &'static str> {
         let keys = Leaf::parse(bytes)?;
         if self
             .fences
