@@ -141,6 +141,7 @@ impl SegmentCheck {
         file: &UnopenedSegment<S>,
         found: Findings<'_>,
     ) -> Option<u64> {
+        let is_whole = file.is_whole && self.findings == 0;
         let mut found = Counted {
             found,
             findings: &mut self.findings,
@@ -151,7 +152,7 @@ impl SegmentCheck {
                 let (pass, read) = pass.step(
                     &file.source,
                     &file.parts(),
-                    file.is_whole,
+                    is_whole,
                     &mut self.bad,
                     &mut found,
                 );
