@@ -78,6 +78,7 @@ impl Handle {
             let _no_merge = core.compacting.lock();
             core.group.with_leadership(|| ());
             let sealed = core.seal();
+            core.end_scrub();
             core.garbage.collect(core.storage());
             core.lock.lock().take();
             sealed

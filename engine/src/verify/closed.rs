@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use esker_segment::{DeletionVector, FileId, SegmentCheck, SegmentId, UnopenedSegment};
+use esker_segment::{DeletionVector, FileId, SegmentCheck, SegmentId, SeqNo, UnopenedSegment};
 use esker_wal::{Expect, HeaderState, LogKind, read_header};
 
 use super::keys::KeySource;
-use super::logs::{LogsPass, open as open_log};
+use super::logs::{LogsPass, open_if_begun as open_log};
 use super::open::CURRENT_BYTES;
 use super::pace::Going;
 use super::{Verifier, VerifyReport, deletions, state};
@@ -144,7 +144,7 @@ impl Closed<'_> {
 
     fn by_manifest(&mut self, current: &Current, replayed: ManifestReplay) -> Going {
         let dir = self.dir();
-        let mut state = replayed.state;
+        let state = replayed.state;
         let end = replayed.end.offset;
         let path = FileName::Manifest(current.manifest).path(&dir);
         if current.sealed.is_some() && state.seal.is_none() {
@@ -159,12 +159,11 @@ impl Closed<'_> {
                 replayed.dropped_bytes
             ));
         }
-        let chain = self.chain(&state);
+        let (chain, whole) = self.chain(&state);
         let named = deletions::by_file(&state);
-        let lens: Vec<u64> = chain.iter().map(ChainedLog::bytes).collect();
         let manifest_bytes = CURRENT_BYTES + end;
         let bytes = manifest_bytes
-            + lens.iter().sum::<u64>()
+            + chain.iter().map(ChainedLog::bytes).sum::<u64>()
             + named.values().map(|n| deletions::bytes(n)).sum::<u64>()
             + state.segments().map(|(_, s)| s.meta.len).sum::<u64>();
         let files = 1 + chain.len() + named.len() + state.segments().count();
@@ -177,7 +176,9 @@ impl Closed<'_> {
         }
         self.verifier.run.read(manifest_bytes)?;
         self.verifier.end_file();
-        self.logs(&chain, &lens, &mut state, &path, end)?;
+        // What is no chain has its SeqNos in any order.
+        let last = self.logs(&chain, whole.then_some(&state))?;
+        self.check_sealed(&state, last, &path, end);
 
         let mut deleted = BTreeMap::new();
         for named in named.values() {
@@ -197,58 +198,74 @@ impl Closed<'_> {
         Ok(())
     }
 
-    /// The logs that the state needs, or, where their chain is broken, those of them
-    /// that can be read each alone.
-    fn chain(&mut self, state: &ManifestState) -> Vec<ChainedLog> {
-        let (env, dir) = (self.verifier.env, self.verifier.dir);
-        match find_chain(env, dir, state) {
-            Ok(chain) => chain,
+    /// The logs that the state needs, or, where their chain is broken, each of them
+    /// that can be read alone, and that they are no chain.
+    fn chain(&mut self, state: &ManifestState) -> (Vec<ChainedLog>, bool) {
+        match find_chain(self.verifier.env, self.verifier.dir, state) {
+            Ok(chain) => (chain, true),
             Err(error) => {
+                let text = error.to_string();
                 self.verifier.problem(error);
-                let needed = |file: &FileName| match file {
-                    FileName::Log(number) if *number >= state.first_log => Some(*number),
-                    _ => None,
-                };
-                let needed = self.files.iter().filter_map(needed);
-                needed.filter_map(|number| self.log_alone(number)).collect()
+                (self.logs_alone(state.first_log, &text), false)
             }
         }
     }
 
-    fn log_alone(&self, number: u64) -> Option<ChainedLog> {
-        let (file, header) = open_log(self.verifier.env, self.verifier.dir, number).ok()?;
-        Some(ChainedLog {
-            path: FileName::Log(number).path(self.verifier.dir),
-            file,
-            header,
-            expect: Expect::Newest,
-        })
+    /// All logs from number `first` on that were begun, each up to the end that
+    /// another states. Damage that was `reported` already is not reported again.
+    fn logs_alone(&mut self, first: u64, reported: &str) -> Vec<ChainedLog> {
+        let numbers = self.files.iter().filter_map(|file| match file {
+            FileName::Log(number) if *number >= first => Some(*number),
+            _ => None,
+        });
+        let numbers: Vec<u64> = numbers.collect();
+        let mut logs = Vec::new();
+        for number in numbers {
+            match open_log(self.verifier.env, self.verifier.dir, number) {
+                Ok(Some((file, header))) => logs.push(ChainedLog {
+                    path: FileName::Log(number).path(self.verifier.dir),
+                    file,
+                    header,
+                    expect: Expect::Newest,
+                }),
+                Ok(None) => {}
+                Err(error) if error.to_string() == reported => {}
+                Err(error) => self.verifier.problem(error),
+            }
+        }
+        let ends: BTreeMap<_, _> = logs
+            .iter()
+            .filter_map(|log| log.header.predecessor)
+            .collect();
+        for log in &mut logs {
+            if let Some(end) = ends.get(&log.header.number) {
+                log.expect = Expect::Ends(*end);
+            }
+        }
+        logs
     }
 
-    fn logs(
-        &mut self,
-        chain: &[ChainedLog],
-        lens: &[u64],
-        state: &mut ManifestState,
-        manifest: &Path,
-        end: u64,
-    ) -> Going {
+    fn logs(&mut self, chain: &[ChainedLog], state: Option<&ManifestState>) -> Going<SeqNo> {
         let mut pass = LogsPass::default();
-        for (link, len) in chain.iter().zip(lens) {
-            self.verifier.begin_file(*len, *len);
+        for link in chain {
+            let len = link.bytes();
+            self.verifier.begin_file(len, len);
             self.verifier.log(link, state, &mut pass, &|| false)?;
             self.verifier.end_file();
         }
-        if state.seal.is_some() && pass.last_seqno() > state.last_seqno {
+        Ok(pass.last_seqno())
+    }
+
+    /// After a clean close the manifest knows of every write.
+    fn check_sealed(&mut self, state: &ManifestState, last: SeqNo, manifest: &Path, end: u64) {
+        if state.seal.is_some() && last > state.last_seqno {
             let what = format!(
-                "the log has SeqNo {}, but the manifest was sealed at {}",
-                pass.last_seqno(),
+                "the log has SeqNo {last}, but the manifest was sealed at {}",
                 state.last_seqno
             );
             self.verifier
                 .problem(Error::corruption(manifest, end, what));
         }
-        Ok(())
     }
 
     fn segments(
@@ -288,7 +305,7 @@ impl Closed<'_> {
     /// says of itself can still be checked.
     fn by_files(&mut self) -> Going {
         self.verifier.note(
-            "without a manifest each file is checked alone, also those that were replaced"
+            "without a manifest each segment and log is checked alone, also what was replaced"
                 .to_owned(),
         );
         let files = self.files.clone();
@@ -309,8 +326,11 @@ impl Closed<'_> {
             })
             .collect();
         let len = |source: &esker_segment::Source| esker_segment::SectionSource::len(source);
-        let bytes = sources.iter().map(|(_, source)| len(source)).sum();
-        self.verifier.run.begin(sources.len(), bytes);
+        let logs = self.logs_alone(0, "");
+        let bytes = sources.iter().map(|(_, source)| len(source)).sum::<u64>()
+            + logs.iter().map(ChainedLog::bytes).sum::<u64>();
+        self.verifier.run.begin(sources.len() + logs.len(), bytes);
+        self.logs(&logs, None)?;
         for (path, source) in sources {
             let bytes = len(&source);
             self.verifier.begin_file(bytes, bytes);

@@ -74,7 +74,19 @@ pub(super) fn live_log(
 }
 
 /// A log that must have been begun.
-pub(super) fn open(env: &dyn Env, dir: &Path, number: u64) -> Result<(FileHandle, LogHeader)> {
+fn open(env: &dyn Env, dir: &Path, number: u64) -> Result<(FileHandle, LogHeader)> {
+    open_if_begun(env, dir, number)?.ok_or_else(|| {
+        let path = FileName::Log(number).path(dir);
+        Error::corruption(&path, 0, "the log's header is gone")
+    })
+}
+
+/// A log, unless nothing was ever written to its file.
+pub(super) fn open_if_begun(
+    env: &dyn Env,
+    dir: &Path,
+    number: u64,
+) -> Result<Option<(FileHandle, LogHeader)>> {
     let path = FileName::Log(number).path(dir);
     let file = match env.storage().open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -84,28 +96,31 @@ pub(super) fn open(env: &dyn Env, dir: &Path, number: u64) -> Result<(FileHandle
         other => FileHandle(other.map_err(|error| Error::io(&path, "opening", error))?),
     };
     match read_header(&file, LogKind::Writes).map_err(|error| Error::in_wal(&path, error))? {
-        HeaderState::Valid(header) if header.number.0 == number => Ok((file, header)),
+        HeaderState::Valid(header) if header.number.0 == number => Ok(Some((file, header))),
         HeaderState::Valid(_) => Err(Error::corruption(
             &path,
             0,
             "the log has another file's number",
         )),
-        HeaderState::NeverUsed => Err(Error::corruption(&path, 0, "the log's header is gone")),
+        HeaderState::NeverUsed => Ok(None),
     }
 }
 
 impl Verifier<'_> {
-    /// Reads one log. `excused` is asked if it fails: it may have gone away meanwhile.
+    /// Reads one log; without a state nobody knows what its batches should be.
+    /// `excused` is asked if it fails: it may have gone away meanwhile.
     pub(super) fn log(
         &mut self,
         link: &ChainedLog,
-        state: &ManifestState,
+        state: Option<&ManifestState>,
         pass: &mut LogsPass,
         excused: &dyn Fn() -> bool,
     ) -> Going {
         let mut batches = 0;
         let end = esker_wal::replay(&link.file, &link.header, link.expect, |frame| {
-            inspect_frame(&link.path, &frame, pass.next_seqno, state).map_err(Halt::Damage)?;
+            if let Some(state) = state {
+                inspect_frame(&link.path, &frame, pass.next_seqno, state).map_err(Halt::Damage)?;
+            }
             pass.next_seqno = frame.first_seqno + u64::from(frame.seqno_count);
             batches += 1;
             let bytes = FRAME_HEADER_LEN + frame.payload.len();

@@ -39,27 +39,37 @@ impl LiveManifest {
     }
 
     /// That the disk says what memory does.
-    fn check(&self, env: &dyn Env, dir: &Path) -> Result<()> {
+    fn check(&self, env: &dyn Env, dir: &Path) -> std::result::Result<(), Finding> {
         let path = FileName::Current.path(dir);
-        let damaged = |what: &str| Err(Error::corruption(&path, 0, what));
-        let current = match Current::read(env.storage(), dir)? {
+        let differs = |what: &str| Err(Finding::Differs(Error::corruption(&path, 0, what)));
+        let current = match Current::read(env.storage(), dir).map_err(Finding::Damage)? {
             Some(current) => current,
-            None => return damaged("it is missing"),
+            None => return differs("it is missing"),
         };
         if (current.manifest, current.file_id) != (self.number, self.file_id) {
-            return damaged("it does not name the manifest in use");
+            return differs("it does not name the manifest in use");
         }
         if current.sealed.is_some() {
-            return damaged("it says that the database was closed, but it is open");
+            return differs("it says that the database was closed, but it is open");
         }
-        let replayed = replay_manifest_to(env, dir, &current, Expect::Ends(self.end))?;
+        let replayed = replay_manifest_to(env, dir, &current, Expect::Ends(self.end))
+            .map_err(Finding::Damage)?;
         let path = FileName::Manifest(self.number).path(dir);
         if replayed.state != self.state {
             let what = "its edits do not add up to the state in use";
-            return Err(Error::corruption(&path, self.end.offset, what));
+            let differs = Error::corruption(&path, self.end.offset, what);
+            return Err(Finding::Differs(differs));
         }
         Ok(())
     }
+}
+
+/// What does not hold.
+enum Finding {
+    /// A file is not what was written.
+    Damage(Error),
+    /// It is, but not what the database has in memory.
+    Differs(Error),
 }
 
 impl Core {
@@ -67,16 +77,14 @@ impl Core {
     /// does not hold. The commit lock is held only to look at that state again.
     pub(super) fn verify_manifest(&self, mut live: LiveManifest) -> Option<Error> {
         for _ in 0..ATTEMPTS {
-            let error = live.check(&*self.env, &self.dir).err()?;
+            let finding = live.check(&*self.env, &self.dir).err()?;
             let now = LiveManifest::of(&self.manifest.lock());
-            let same = (now.number, now.end) == (live.number, live.end);
-            // What a sync that failed left behind is for the next open to read.
-            let in_doubt = self.poison.is_set() && matches!(error, Error::Corruption { .. });
-            if same && !in_doubt {
-                return Some(error);
-            }
-            if in_doubt {
-                return None;
+            if (now.number, now.end) == (live.number, live.end) {
+                return match finding {
+                    // Which state a sync that failed left behind, the next open reads.
+                    Finding::Differs(_) if self.poison.is_set() => None,
+                    Finding::Damage(error) | Finding::Differs(error) => Some(error),
+                };
             }
             live = now;
         }

@@ -148,7 +148,9 @@ impl Core {
             let successor = moment.logs.get(index + 1).map(|(number, _)| *number);
             verifier.begin_file(len, len);
             match live_log(&*self.env, &self.dir, number, successor, moment.log_end) {
-                Ok(link) => verifier.log(&link, &moment.manifest.state, &mut pass, &released)?,
+                Ok(link) => {
+                    verifier.log(&link, Some(&moment.manifest.state), &mut pass, &released)?
+                }
                 Err(_) if released() => {}
                 Err(error) => verifier.problem(error),
             }

@@ -262,7 +262,7 @@ impl Core {
         verifier.begin_file(len, len);
         match live_log(&*self.env, &self.dir, number, successor, end) {
             Ok(link) => {
-                let _ = verifier.log(&link, &state, &mut LogsPass::default(), &released);
+                let _ = verifier.log(&link, Some(&state), &mut LogsPass::default(), &released);
             }
             Err(_) if released() => {}
             Err(error) => verifier.problem(error),
@@ -301,6 +301,11 @@ impl Core {
         report.rounds += 1;
         report.last_bytes = round.bytes;
         report.last_duration = now.saturating_sub(round.began);
+    }
+
+    /// Lets go of the segment that is being checked, because the database closes.
+    pub(crate) fn end_scrub(&self) {
+        self.scrubber.round.lock().current = None;
     }
 
     pub(crate) fn scrub_report(&self) -> ScrubReport {
