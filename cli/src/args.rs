@@ -86,11 +86,22 @@ Examples:
 Example:
   esker stats ./db --json")]
     Stats(Stats),
-    /// Read every byte of a database and check it
+    /// Read every byte of a database that is not open and check it
+    #[command(long_about = "\
+Read every byte of a database that is not open and check it.
+
+Every file that the database needs is read, checked against its checksums and \
+against the other files, also where damage would keep the database from opening. \
+Nothing is recovered or changed. Each problem is one line: the file, the byte, and \
+what is wrong there; the last line sums up. The exit code is 1 if there is a \
+problem. An end of the log that was cut off by a crash is none: standard error says \
+what the next open will drop.")]
     #[command(after_help = "\
-Example:
-  esker verify ./db && echo intact")]
-    Verify(Database),
+Examples:
+  esker verify ./db && echo intact
+  esker verify ./db --rate 20 --quiet     beside other work on the disk
+  esker verify ./db --json")]
+    Verify(Verify),
     /// Recover what is left of a damaged database into a new one
     #[command(long_about = "\
 Recover what is left of a damaged database into a new one.
@@ -269,6 +280,21 @@ pub(crate) struct QueryArgs {
     /// The vector of the row with this key
     #[arg(long, value_name = "KEY", value_parser = text::parse_key)]
     pub(crate) like: Option<text::Key>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Directory of the database
+    pub(crate) dir: PathBuf,
+    /// Read at most this many MiB in a second
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) rate: Option<u64>,
+    /// Print problems and nothing else
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

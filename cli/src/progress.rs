@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use esker::RecoveryProgress;
+use esker::{RecoveryProgress, VerifyProgress};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that counts to `rows`, hidden when standard error is no terminal.
@@ -38,6 +38,25 @@ pub(crate) fn recovery() -> impl Fn(&RecoveryProgress) + Send + Sync + 'static {
         });
         bar.set_position(progress.log_bytes);
         if progress.log_bytes == progress.log_bytes_total {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Shows how far a verification is.
+pub(crate) fn verification() -> impl Fn(&VerifyProgress) + Send + Sync + 'static {
+    let bar: OnceLock<ProgressBar> = OnceLock::new();
+    move |progress| {
+        let bar = bar.get_or_init(|| {
+            let bar = ProgressBar::new(progress.bytes_total).with_message("verifies");
+            let template = "{msg:>8} [{bar:40}] {bytes}/{total_bytes}  {bytes_per_sec}";
+            match ProgressStyle::with_template(template) {
+                Ok(style) => bar.with_style(style.progress_chars("=> ")),
+                Err(_) => bar,
+            }
+        });
+        bar.set_position(progress.bytes);
+        if progress.files == progress.files_total {
             bar.finish_and_clear();
         }
     }

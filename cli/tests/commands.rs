@@ -175,7 +175,15 @@ fn stats_verify_and_compact_tell_what_is_there() {
     assert_eq!(stats["collections"]["points"]["metric"], "l2");
     let out = bench.ok("compact db");
     assert!(out.contains("1"), "{out}");
-    assert!(bench.ok("verify db").contains("intact"));
+    let out = bench.ok("verify db");
+    assert!(out.starts_with("intact: 1 segments of 300 rows"), "{out}");
+    assert_eq!(out.lines().count(), 1, "{out}");
+    assert_eq!(bench.ok("verify db -q"), "");
+    let report: serde_json::Value = serde_json::from_str(&bench.ok("verify db --json")).unwrap();
+    assert_eq!(
+        (&report["intact"], &report["live_rows"]),
+        (&true.into(), &300.into())
+    );
     assert!(
         bench
             .ok("get db points p299")
@@ -196,7 +204,37 @@ fn damage_is_found_and_named() {
     // The first component of the first vectors lies behind the header page.
     bytes[4096] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    bench.fails("verify db", 1, &segment);
+    let before = support::names(&bench.path("db"));
+    let ran = bench.run("verify db");
+    assert_eq!(ran.code, 1, "{}{}", ran.stdout, ran.stderr);
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    let [problem, summary] = lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert!(
+        problem.contains(&format!("{segment}: byte 4096: ")),
+        "{problem}"
+    );
+    assert!(summary.starts_with("damaged, 1 problem: 1 segments of 300 rows"));
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+
+    let quiet = bench.run("verify db --quiet --rate 100");
+    assert_eq!((quiet.code, quiet.stdout.lines().count()), (1, 1));
+    let json = bench.run("verify db --json");
+    assert_eq!(json.code, 1);
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(
+        (&report["intact"], &report["complete"]),
+        (&false.into(), &true.into())
+    );
+    assert_eq!(report["problems"][0]["offset"], 4096);
+    let file = report["problems"][0]["file"].as_str().unwrap();
+    assert!(file.ends_with(&segment), "{file}");
+    assert_eq!(
+        support::names(&bench.path("db")),
+        before,
+        "nothing is written"
+    );
     bench.fails("search db points --vector 0,0,0", 1, &segment);
 }
 
@@ -227,6 +265,33 @@ fn a_search_can_leave_damaged_segments_out() {
         let _ = std::fs::remove_file(&path);
     }
     bench.fails(search, 1, &segment);
+}
+
+/// Where an open has nothing to offer any more.
+#[test]
+fn a_database_that_cannot_be_opened_is_verified_none_the_less() {
+    let bench = imported();
+    bench.ok("compact db");
+    let path = bench.path("db");
+    let names = support::names(&path);
+    let manifest = names.iter().find(|name| name.ends_with(".manifest"));
+    let manifest = manifest.expect("there is one");
+    let mut bytes = std::fs::read(path.join(manifest)).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(path.join(manifest), &bytes).unwrap();
+    bench.fails("stats db", 1, manifest);
+    let ran = bench.run("verify db");
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.stdout.contains(&format!("{manifest}: byte 128: ")),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout.contains("damaged, 1 problem: 1 segments"),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub(crate) struct Signals {
     pub(crate) log: Signal,
     pub(crate) flush: Signal,
     pub(crate) compact: Signal,
+    /// Nobody sends it but the end.
+    pub(crate) scrub: Signal,
 }
 
 impl Signals {
@@ -67,11 +69,12 @@ impl Signals {
             log: Signal::new(),
             flush: Signal::new(),
             compact: Signal::new(),
+            scrub: Signal::new(),
         }
     }
 
-    fn all(&self) -> [&Signal; 3] {
-        [&self.log, &self.flush, &self.compact]
+    fn all(&self) -> [&Signal; 4] {
+        [&self.log, &self.flush, &self.compact, &self.scrub]
     }
 }
 
@@ -84,16 +87,19 @@ enum Work {
     Log,
     Flush,
     Compact,
+    Scrub,
 }
 
 impl Work {
-    const ALL: [Self; 3] = [Self::Log, Self::Flush, Self::Compact];
+    /// The more urgent first.
+    const ALL: [Self; 4] = [Self::Log, Self::Flush, Self::Compact, Self::Scrub];
 
     fn name(self) -> &'static str {
         match self {
             Self::Log => "esker-log",
             Self::Flush => FLUSH,
             Self::Compact => "esker-compact",
+            Self::Scrub => "esker-scrub",
         }
     }
 }
@@ -114,6 +120,7 @@ impl Core {
             Work::Log => self.log_step(),
             Work::Flush => self.flush_or_collect(),
             Work::Compact => self.compact_step(),
+            Work::Scrub => self.scrub_step(),
         };
         catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
             Err(self.poison(format!("the background work of {} panicked", work.name())))
@@ -185,19 +192,21 @@ impl Core {
         const SOON: Duration = Duration::from_millis(1);
         match (work, self.sync_due()) {
             (Work::Log, _) if self.group.has_queued() => SOON,
+            (Work::Scrub, _) => self.scrub_pause().min(IDLE),
             (Work::Log, Some(due)) => due.saturating_sub(self.env.clock().now()).min(IDLE),
             _ => IDLE,
         }
     }
 
     fn drive(&self, work: Work) {
-        if matches!(work, Work::Compact) {
+        if matches!(work, Work::Compact | Work::Scrub) {
             yield_to_others();
         }
         let signal = match work {
             Work::Log => &self.signals.log,
             Work::Flush => &self.signals.flush,
             Work::Compact => &self.signals.compact,
+            Work::Scrub => &self.signals.scrub,
         };
         let mut pause = FIRST_PAUSE;
         while !self.closed.load(Ordering::Acquire) {
@@ -285,7 +294,9 @@ impl Threads {
 
     pub(crate) fn start(core: &Arc<Core>) -> io::Result<Self> {
         let mut threads = Self(Vec::new());
-        for work in Work::ALL {
+        let scrubs = core.options.scrub_interval.is_some();
+        let wanted = |work: &Work| scrubs || !matches!(work, Work::Scrub);
+        for work in Work::ALL.into_iter().filter(wanted) {
             let shared = Arc::clone(core);
             let thread = std::thread::Builder::new()
                 .name(work.name().to_owned())

@@ -30,6 +30,7 @@ use crate::segments::Outputs;
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PinArc, RwLock};
+use crate::verify::Scrubber;
 use crate::view::Published;
 use crate::write::log::{FileNumbers, Log};
 use crate::write::pipeline::PipelineState;
@@ -112,6 +113,7 @@ pub(crate) struct Core {
     /// Callers that wait for a full merge.
     pub(crate) full_merges: AtomicUsize,
     pub(crate) scratches: ScratchPool,
+    pub(crate) scrubber: Scrubber,
     /// Held until the last handle and thread are gone, or until `close`.
     pub(crate) lock: Mutex<Option<Box<dyn StorageLock>>>,
 }

@@ -93,6 +93,17 @@ impl FileName {
     }
 }
 
+/// The names of a directory that are this engine's own.
+pub(crate) fn own_files(storage: &dyn Storage, dir: &Path) -> Result<Vec<(String, FileName)>> {
+    let names = storage
+        .list(dir)
+        .map_err(|error| Error::io(dir, "listing", error))?;
+    Ok(names
+        .into_iter()
+        .filter_map(|name| FileName::parse(&name).map(|f| (name, f)))
+        .collect())
+}
+
 /// Sequential writer into a [`StorageFile`] that gathers small writes.
 pub(crate) struct FileOutput {
     file: Arc<dyn StorageFile>,

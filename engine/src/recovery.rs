@@ -28,7 +28,7 @@ use crate::core::{CollectionInfo, Core};
 use crate::dir::Directory;
 use crate::env::StorageLock;
 use crate::error::{Error, Result};
-use crate::files::{FileName, discard};
+use crate::files::{FileName, discard, own_files};
 use crate::gc::{FilePin, Garbage};
 use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
 use crate::memory::MemoryBudget;
@@ -40,10 +40,14 @@ use crate::segments::Outputs;
 use crate::snapshot::SnapshotRegistry;
 use crate::stats::Counters;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, RwLock, counter};
+use crate::verify::Scrubber;
 use crate::view::{CollectionView, Published, ReadView, Version};
 use crate::write::log::{FileNumbers, Log, LogError};
 use crate::write::pipeline::PipelineState;
 use crate::write::ticket::DurableWaiters;
+
+pub(crate) use directory::{check_never_made, lock as lock_directory};
+pub(crate) use replay::{ChainedLog, find_chain, inspect_frame};
 
 /// What an open found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -198,7 +202,7 @@ impl Opening {
 
     /// Leaves out every number that was ever given out, as far as can be known.
     fn skip_used_numbers(&self, next: u64) -> Result<()> {
-        let names = directory::own_files(self.storage(), &self.dir)?;
+        let names = own_files(self.storage(), &self.dir)?;
         let highest = names
             .iter()
             .map(|(_, name)| name.number())
@@ -314,6 +318,7 @@ impl Opening {
             cancel: AtomicBool::new(false),
             full_merges: AtomicUsize::new(0),
             scratches: ScratchPool::default(),
+            scrubber: Scrubber::default(),
             lock: Mutex::new(Some(lock).filter(|_| !planted("open.lock"))),
             options: self.options,
         })
@@ -321,19 +326,12 @@ impl Opening {
 
     /// Removes this engine's files that nothing names; foreign files stay.
     fn sweep(&self, state: &ManifestState, manifest: u64) -> Result<usize> {
-        let deletions = state.deletion_files();
         let mut removed = 0;
-        for (name, file) in directory::own_files(self.storage(), &self.dir)? {
+        for (name, file) in own_files(self.storage(), &self.dir)? {
             let needed = match file {
-                FileName::Current | FileName::Lock => true,
-                FileName::Manifest(number) => number == manifest,
                 FileName::Log(number) => number >= state.first_log,
                 FileName::Segment(_) if planted("open.sweep_unnamed_only") => false,
-                FileName::Segment(number) => state.segments().any(|(_, s)| s.meta.id.0 == number),
-                FileName::Deletions(number) => deletions.contains(&number),
-                FileName::UnfinishedSegment(_)
-                | FileName::UnfinishedDeletions(_)
-                | FileName::Temporary => false,
+                file => state.names(file, manifest),
             };
             if !needed {
                 discard(self.storage(), &self.dir.join(name));

@@ -63,7 +63,7 @@ impl SegmentFile {
     }
 
     /// The reader for figures about the segment, sound or not; `None` if nobody has
-    /// opened the file yet. No row is read through this.
+    /// opened the file yet. No row that is answered with is read through this.
     pub(crate) fn opened(&self) -> Option<&Opened> {
         match &self.body {
             Body::Open(opened) => Some(opened),
@@ -96,6 +96,14 @@ impl SegmentFile {
                 }
             },
         }
+    }
+
+    /// The reader for a check, which looks at a segment also once it is out of use.
+    ///
+    /// # Errors
+    /// As [`SegmentFile::reader`], if nobody could open the file so far.
+    pub(crate) fn for_check(&self) -> Result<&Opened> {
+        self.opened().map_or_else(|| self.reader(), Ok)
     }
 
     /// What a failed read of the segment means to a caller. Damage takes the segment

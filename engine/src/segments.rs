@@ -20,7 +20,7 @@ use esker_wal::mutants::planted;
 use crate::background::BuildThreads;
 use crate::core::CollectionInfo;
 use crate::dir::Directory;
-use crate::env::Env;
+use crate::env::{Env, StorageFile};
 use crate::error::{Error, Result};
 use crate::files::{FileName, publish_file};
 use crate::gc::{FilePin, Garbage};
@@ -75,18 +75,7 @@ impl SegmentOpener {
             let what = format!("it has {len} bytes, the manifest says {}", meta.len);
             return Err(Error::corruption(&path, len.min(meta.len), what));
         }
-        let source = match &self.cache {
-            None => {
-                let bytes = file
-                    .map()
-                    .map_err(|error| Error::io(&path, "mapping", error))?;
-                Source::Memory(Memory::new(bytes))
-            }
-            Some(cache) => {
-                let device: Arc<dyn ReadAt> = Arc::new(FileHandle(file));
-                Source::Paged(Paged::new(device, len, Arc::clone(cache)))
-            }
-        };
+        let source = self.source_of(&path, file, len)?;
         let expected = Expected {
             file_id: meta.file_id,
             id: meta.id,
@@ -98,6 +87,34 @@ impl SegmentOpener {
             rows: meta.rows,
         };
         Segment::open(source, &expected).map_err(|error| Error::in_segment(&path, error))
+    }
+
+    /// The bytes of a segment file, whatever they are.
+    pub(crate) fn source(&self, path: &Path) -> Result<Source> {
+        let file = self
+            .env
+            .storage()
+            .open(path)
+            .map_err(|error| Error::io(path, "opening", error))?;
+        let len = file
+            .len()
+            .map_err(|error| Error::io(path, "reading", error))?;
+        self.source_of(path, file, len)
+    }
+
+    fn source_of(&self, path: &Path, file: Arc<dyn StorageFile>, len: u64) -> Result<Source> {
+        Ok(match &self.cache {
+            None => {
+                let bytes = file
+                    .map()
+                    .map_err(|error| Error::io(path, "mapping", error))?;
+                Source::Memory(Memory::new(bytes))
+            }
+            Some(cache) => {
+                let device: Arc<dyn ReadAt> = Arc::new(FileHandle(file));
+                Source::Paged(Paged::new(device, len, Arc::clone(cache)))
+            }
+        })
     }
 
     /// A segment that the manifest names, looked at as the options ask for.

@@ -121,6 +121,14 @@ pub struct Stats {
     pub search_bytes: usize,
     /// Living snapshots.
     pub snapshots: usize,
+    /// Rounds of background scrubbing that ended since open.
+    pub scrub_rounds: u64,
+    /// Bytes that background scrubbing has read since open.
+    pub scrub_bytes: u64,
+    /// How long ago the last round of background scrubbing ended; `None` before one has.
+    pub scrub_age: Option<Duration>,
+    /// Problems that the last round and the present one found: see `Db::scrub_report`.
+    pub scrub_problems: u64,
     /// The background failure that is being retried, if there is one.
     pub background_error: Option<String>,
 }
@@ -130,6 +138,7 @@ impl Core {
         let counters = &self.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (view, _) = self.published.get();
+        let scrub = self.scrub_report();
         let mut stats = Stats {
             batches: get(&counters.batches),
             operations: get(&counters.operations),
@@ -147,6 +156,10 @@ impl Core {
             build_bytes: self.outputs.builds.bytes(),
             search_bytes: self.scratches.heap_bytes(),
             snapshots: self.snapshots.count(),
+            scrub_rounds: scrub.rounds,
+            scrub_bytes: scrub.bytes,
+            scrub_age: scrub.since_last,
+            scrub_problems: scrub.problems.len() as u64 + scrub.more_problems,
             background_error: self
                 .failures
                 .lock()

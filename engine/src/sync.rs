@@ -10,6 +10,8 @@
 /// Counts and statistics: nothing is decided by the order in which threads see
 /// them, so model checkers need not look at them.
 pub(crate) mod counter {
+    /// A flag that hosts share with a call of theirs.
+    pub(crate) use std::sync::atomic::AtomicBool;
     pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize};
 }
 

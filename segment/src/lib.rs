@@ -47,8 +47,8 @@ pub use id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 pub use key::{Key, MAX_KEY_LEN};
 pub use metric::{MAX_DIMENSION, MAX_SQUARED_NORM, Metric};
 pub use reader::{
-    Expected, Identity, KeyIter, Leaves, LostLeaf, Rescue, RescuedLeaf, SearchScratch, Segment,
-    VectorGuard,
+    Expected, Findings, Identity, KeyIter, Leaves, LostLeaf, Rescue, RescuedLeaf, SearchScratch,
+    Segment, SegmentCheck, UnopenedSegment, VectorGuard,
 };
 pub use source::{BlockCache, Memory, Paged, ReadAt, SectionSource, Source};
 pub use stats::{DEGREE_CLASSES, GraphStats, Stats};

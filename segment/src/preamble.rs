@@ -52,6 +52,12 @@ pub(crate) fn encode(magic: [u8; 8], file_id: FileId) -> [u8; PREAMBLE_LEN] {
     bytes
 }
 
+/// The file id that a file's first bytes state; zeros if they are too few.
+pub(crate) fn file_id(header: &[u8]) -> FileId {
+    let id = header.get(40..).and_then(|rest| rest.first_chunk());
+    FileId(id.copied().unwrap_or_default())
+}
+
 /// Checks the first page or header of a file: its magic, its own hash in its
 /// last eight bytes, that this release can read it, and that it is the file
 /// that its caller means, in that order. Leaves the fields behind the preamble.

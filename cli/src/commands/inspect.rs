@@ -1,4 +1,4 @@
-//! `esker stats`, `verify` and `compact`: a database as a whole.
+//! `esker stats` and `compact`: a database as a whole.
 
 use esker::Db;
 use serde_json::{Map, Value, json};
@@ -64,22 +64,6 @@ fn collections(db: &Db) -> Result<Map<String, Value>, Failure> {
         Ok((name, about))
     };
     db.collections().into_iter().map(describe).collect()
-}
-
-/// Checks every byte, and names every problem found.
-pub(crate) fn verify(args: &Database) -> Result<(), Failure> {
-    let db = open(&args.dir)?;
-    let report = db.verify()?;
-    let closed = db.close();
-    if !report.is_ok() {
-        let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
-        return Err(Failure::failed(problems.join("; ")));
-    }
-    closed?;
-    print_line(format_args!(
-        "intact: {} segments and {} deletion vectors, {} bytes read",
-        report.segments, report.deletion_vectors, report.bytes
-    ))
 }
 
 /// Merges all segments of each collection.

@@ -1,9 +1,11 @@
 //! The everyday commands: each opens a database, does one thing, and closes it.
+//! `verify` alone opens none.
 
 mod import;
 mod inspect;
 mod salvage;
 mod search;
+mod verify;
 
 use std::path::Path;
 
@@ -13,16 +15,13 @@ use crate::args::{Create, InCollection};
 use crate::failure::{Failure, note, print_line};
 use crate::progress;
 pub(crate) use import::import;
-pub(crate) use inspect::{compact, stats, verify};
+pub(crate) use inspect::{compact, stats};
 pub(crate) use salvage::salvage;
 pub(crate) use search::{get, search};
+pub(crate) use verify::verify;
 
-/// Opens a database that must exist, and says what recovery had to drop.
-fn open(dir: &Path) -> Result<Db, Failure> {
-    open_with(dir, VerifyOnOpen::default())
-}
-
-fn open_with(dir: &Path, verify: VerifyOnOpen) -> Result<Db, Failure> {
+/// That there is something in a directory that could be a database.
+fn check_there(dir: &Path) -> Result<(), Failure> {
     let is_empty = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
     if !dir.exists() || is_empty {
         return Err(Failure::failed(format!(
@@ -31,6 +30,16 @@ fn open_with(dir: &Path, verify: VerifyOnOpen) -> Result<Db, Failure> {
             dir.display()
         )));
     }
+    Ok(())
+}
+
+/// Opens a database that must exist, and says what recovery had to drop.
+fn open(dir: &Path) -> Result<Db, Failure> {
+    open_with(dir, VerifyOnOpen::default())
+}
+
+fn open_with(dir: &Path, verify: VerifyOnOpen) -> Result<Db, Failure> {
+    check_there(dir)?;
     let options = Options::default()
         .create_if_missing(false)
         .verify_on_open(verify)

@@ -210,17 +210,17 @@ impl Manifest {
         self.number
     }
 
-    /// Whether an append failed: the file may hold an edit that is not in the state.
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        self.writer.is_abandoned()
-    }
-
     pub(crate) fn file_id(&self) -> FileId {
         self.file_id
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.writer.end().offset
+        self.end().offset
+    }
+
+    /// Where it ends, behind its last edit.
+    pub(crate) fn end(&self) -> LogEnd {
+        self.writer.end()
     }
 }
 
@@ -236,6 +236,17 @@ pub(crate) fn replay_manifest(
     env: &dyn Env,
     dir: &Path,
     current: &Current,
+) -> Result<ManifestReplay> {
+    let expect = current.sealed.map_or(Expect::Newest, Expect::Ends);
+    replay_manifest_to(env, dir, current, expect)
+}
+
+/// As [`replay_manifest`], of a manifest whose end is known otherwise.
+pub(crate) fn replay_manifest_to(
+    env: &dyn Env,
+    dir: &Path,
+    current: &Current,
+    expect: Expect,
 ) -> Result<ManifestReplay> {
     let path = FileName::Manifest(current.manifest).path(dir);
     let file = match env.storage().open(&path) {
@@ -263,7 +274,6 @@ pub(crate) fn replay_manifest(
             "this manifest belongs to another database",
         ));
     }
-    let expect = current.sealed.map_or(Expect::Newest, Expect::Ends);
     let mut state = ManifestState::default();
     let mut edits = 0_u64;
     let end = esker_wal::replay(&file, &header, expect, |frame| {

@@ -16,5 +16,5 @@ pub(crate) use current::Current;
 pub(crate) use edit::{
     CollectionMeta, DeletionMeta, EDIT_FRAME, Edit, Field, MAX_NAME_LEN, Seal, SegmentMeta,
 };
-pub(crate) use log::{CommitError, Manifest, replay_manifest};
+pub(crate) use log::{CommitError, Manifest, ManifestReplay, replay_manifest, replay_manifest_to};
 pub(crate) use state::{ManifestState, SegmentState};

@@ -11,6 +11,7 @@ use esker_segment::{CollectionId, SegmentId, SeqNo};
 use esker_wal::mutants::planted;
 
 use super::edit::{CollectionMeta, DeletionMeta, Edit, Field, Seal, SegmentMeta};
+use crate::files::FileName;
 
 /// The persisted state of a database.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -180,6 +181,23 @@ impl ManifestState {
         self.segments()
             .filter_map(|(_, s)| Some(s.deletions?.file))
             .collect()
+    }
+
+    /// Whether a file other than a log is part of the database whose manifest has this
+    /// number.
+    pub(crate) fn names(&self, file: FileName, manifest: u64) -> bool {
+        match file {
+            FileName::Current | FileName::Lock => true,
+            FileName::Manifest(number) => number == manifest,
+            FileName::Segment(number) => self.segments().any(|(_, s)| s.meta.id.0 == number),
+            FileName::Deletions(number) => self
+                .segments()
+                .any(|(_, s)| s.deletions.is_some_and(|d| d.file == number)),
+            FileName::Log(_)
+            | FileName::UnfinishedSegment(_)
+            | FileName::UnfinishedDeletions(_)
+            | FileName::Temporary => false,
+        }
     }
 
     /// Every live segment with its collection.

@@ -10,6 +10,7 @@ mod recovery;
 mod search;
 #[cfg(feature = "testing")]
 mod testing;
+mod verify;
 mod verify_on_open;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use graph::{
 pub(crate) use recovery::ProgressCallback;
 pub use recovery::RecoveryProgress;
 pub use search::{DEFAULT_L_SEARCH, SearchOptions};
+pub use verify::{CancelToken, DEFAULT_SCRUB_BYTES_PER_SECOND, VerifyOptions, VerifyProgress};
 pub use verify_on_open::VerifyOnOpen;
 
 /// Memory for memtables. A few frozen memtables per core beside the active ones.
@@ -113,6 +115,8 @@ pub struct Options {
     pub(crate) build_threads: Option<usize>,
     pub(crate) recovery_progress: Option<ProgressCallback>,
     pub(crate) verify_on_open: VerifyOnOpen,
+    pub(crate) scrub_interval: Option<Duration>,
+    pub(crate) scrub_bytes_per_second: u64,
     pub(crate) env: Arc<dyn Env>,
 }
 
@@ -138,6 +142,8 @@ impl Default for Options {
             build_threads: None,
             recovery_progress: None,
             verify_on_open: VerifyOnOpen::default(),
+            scrub_interval: None,
+            scrub_bytes_per_second: DEFAULT_SCRUB_BYTES_PER_SECOND,
             env: Arc::new(StdEnv::new()),
         }
     }
@@ -369,6 +375,7 @@ impl Options {
             self.build_threads.is_none_or(|n| (1..=256).contains(&n)),
             "build_threads must be from 1 to 256",
         )?;
+        self.validate_scrub()?;
         self.graph.validate()
     }
 }

@@ -17,17 +17,6 @@ use crate::files::{CURRENT, FileName};
 use crate::log_file::FileHandle;
 use crate::options::Options;
 
-/// The names of a directory that are this engine's own.
-pub(super) fn own_files(storage: &dyn Storage, dir: &Path) -> Result<Vec<(String, FileName)>> {
-    let names = storage
-        .list(dir)
-        .map_err(|error| Error::io(dir, "listing", error))?;
-    Ok(names
-        .into_iter()
-        .filter_map(|name| FileName::parse(&name).map(|f| (name, f)))
-        .collect())
-}
-
 /// Makes sure that `dir` is or may become a database, and locks it.
 pub(super) fn claim(dir: &Path, options: &Options) -> Result<Box<dyn StorageLock>> {
     let storage = options.env.storage();
@@ -59,6 +48,11 @@ pub(super) fn claim(dir: &Path, options: &Options) -> Result<Box<dyn StorageLock
                 .map_err(|error| Error::io(parent, "syncing", error))?;
         }
     }
+    lock(storage, dir)
+}
+
+/// Takes the lock of a database's directory.
+pub(crate) fn lock(storage: &dyn Storage, dir: &Path) -> Result<Box<dyn StorageLock>> {
     let path = FileName::Lock.path(dir);
     match storage.lock(&path) {
         Ok(lock) => Ok(lock),
@@ -93,7 +87,25 @@ fn check_empty(
         .iter()
         .filter_map(|name| FileName::parse(name))
         .collect();
-    for &file in &own {
+    check_never_made(storage, dir, &own)?;
+    if own.is_empty() && !names.is_empty() {
+        return Err(Error::Invalid(format!(
+            "{} holds files but no database; choose an empty or a new directory",
+            dir.display()
+        )));
+    }
+    if !options.create_if_missing {
+        return Err(Error::Invalid(format!(
+            "{} holds no database, and create_if_missing is off",
+            dir.display()
+        )));
+    }
+    Ok(())
+}
+
+/// That these files are no part of a database whose `CURRENT` is gone.
+pub(crate) fn check_never_made(storage: &dyn Storage, dir: &Path, own: &[FileName]) -> Result<()> {
+    for &file in own {
         let proof = match file {
             FileName::Segment(_) | FileName::Deletions(_) => true,
             FileName::Log(_) => frames(storage, &file.path(dir), LogKind::Writes)? > 0,
@@ -114,18 +126,6 @@ fn check_empty(
             );
             return Err(Error::corruption(&dir.join(CURRENT), 0, what));
         }
-    }
-    if own.is_empty() && !names.is_empty() {
-        return Err(Error::Invalid(format!(
-            "{} holds files but no database; choose an empty or a new directory",
-            dir.display()
-        )));
-    }
-    if !options.create_if_missing {
-        return Err(Error::Invalid(format!(
-            "{} holds no database, and create_if_missing is off",
-            dir.display()
-        )));
     }
     Ok(())
 }

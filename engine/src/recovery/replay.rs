@@ -20,31 +20,31 @@ use esker_wal::{
     SequencedFrame, read_header,
 };
 
-use super::{Opening, TornTail, directory};
+use super::{Opening, TornTail};
 use crate::batch::{BATCH_FRAME, Operation, decode};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::files::FileName;
+use crate::files::{FileName, own_files};
 use crate::log_file::FileHandle;
 use crate::manifest::ManifestState;
 use crate::write::log::{Log, LogError, Session};
 
 /// A log to replay.
-pub(super) struct ChainedLog {
-    path: PathBuf,
-    file: FileHandle,
-    header: LogHeader,
-    expect: Expect,
+pub(crate) struct ChainedLog {
+    pub(crate) path: PathBuf,
+    pub(crate) file: FileHandle,
+    pub(crate) header: LogHeader,
+    pub(crate) expect: Expect,
 }
 
 /// The logs that `state` needs, oldest first.
-pub(super) fn find_chain(
+pub(crate) fn find_chain(
     env: &dyn Env,
     dir: &Path,
     state: &ManifestState,
 ) -> Result<Vec<ChainedLog>> {
     let mut logs = BTreeMap::new();
-    for (name, file) in directory::own_files(env.storage(), dir)? {
+    for (name, file) in own_files(env.storage(), dir)? {
         let FileName::Log(number) = file else {
             continue;
         };
@@ -165,6 +165,11 @@ fn seal_chain(dir: &Path, state: &ManifestState, chain: &mut [ChainedLog]) -> Re
 }
 
 impl ChainedLog {
+    /// As [`ChainedLog::len`]; 0 of a file that does not tell.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.len().unwrap_or(0)
+    }
+
     /// Bytes to replay. Only the newest log may have fewer: its end is found.
     fn len(&self) -> Result<u64> {
         match self.expect {
@@ -226,40 +231,12 @@ impl Opening {
         log: &Log,
     ) -> Result<()> {
         let damaged = |what: &str| Error::corruption(path, frame.offset, what);
-        if frame.kind != BATCH_FRAME {
-            return Err(damaged("a frame of a kind that this release does not know"));
-        }
-        let last = frame
-            .first_seqno
-            .checked_add(u64::from(frame.seqno_count).saturating_sub(1));
-        let Some(last) = last.filter(|&last| last < u64::MAX) else {
-            return Err(damaged("a SeqNo beyond the last there is"));
-        };
-        // Within a file the log has checked it. What a flush has passed is skipped.
-        if frame.first_seqno < self.next_seqno {
-            return Err(damaged("its SeqNos do not follow those of the log before"));
-        }
+        let Inspected { last, needed } = inspect_frame(path, frame, self.next_seqno, state)?;
         self.next_seqno = frame.first_seqno + u64::from(frame.seqno_count);
         if !planted("replay.last_seqno") {
-            state.last_seqno = state.last_seqno.max(SeqNo(last));
+            state.last_seqno = state.last_seqno.max(last);
         }
         self.report.batches += 1;
-        // Looked at whole before any of it is kept.
-        let mut ops = 0_u32;
-        let mut needed = false;
-        let mut components = Vec::new();
-        decode(frame.payload, |index, operation| {
-            ops = index + 1;
-            if needs(state, frame, index, &operation).map_err(damaged)? {
-                needed = true;
-                check_vector(state, &operation, &mut components).map_err(|what| damaged(&what))?;
-            }
-            Ok::<_, Error>(())
-        })
-        .map_err(damaged)??;
-        if ops != frame.seqno_count {
-            return Err(damaged("a batch whose operations do not match its SeqNos"));
-        }
         if !needed {
             return Ok(());
         }
@@ -308,6 +285,57 @@ impl Opening {
         }
         Some(())
     }
+}
+
+/// What a frame turned out to be.
+pub(crate) struct Inspected {
+    /// Its last SeqNo.
+    last: SeqNo,
+    /// Whether no segment has some operation of it.
+    needed: bool,
+}
+
+/// Looks at the whole of a frame before any of it is used. `next_seqno` is the lowest
+/// SeqNo that it may have.
+pub(crate) fn inspect_frame(
+    path: &Path,
+    frame: &Frame<'_>,
+    next_seqno: u64,
+    state: &ManifestState,
+) -> Result<Inspected> {
+    let damaged = |what: &str| Error::corruption(path, frame.offset, what);
+    if frame.kind != BATCH_FRAME {
+        return Err(damaged("a frame of a kind that this release does not know"));
+    }
+    let last = frame
+        .first_seqno
+        .checked_add(u64::from(frame.seqno_count).saturating_sub(1));
+    let Some(last) = last.filter(|&last| last < u64::MAX) else {
+        return Err(damaged("a SeqNo beyond the last there is"));
+    };
+    // Within a file the log has checked it. What a flush has passed is skipped.
+    if frame.first_seqno < next_seqno {
+        return Err(damaged("its SeqNos do not follow those of the log before"));
+    }
+    let mut ops = 0_u32;
+    let mut needed = false;
+    let mut components = Vec::new();
+    decode(frame.payload, |index, operation| {
+        ops = index + 1;
+        if needs(state, frame, index, &operation).map_err(damaged)? {
+            needed = true;
+            check_vector(state, &operation, &mut components).map_err(|what| damaged(&what))?;
+        }
+        Ok::<_, Error>(())
+    })
+    .map_err(damaged)??;
+    if ops != frame.seqno_count {
+        return Err(damaged("a batch whose operations do not match its SeqNos"));
+    }
+    Ok(Inspected {
+        last: SeqNo(last),
+        needed,
+    })
 }
 
 /// Whether an operation is not in a segment yet; an error if it fits nothing.

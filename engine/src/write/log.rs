@@ -371,6 +371,16 @@ impl Log {
         (inner.current.header().number.0, inner.current.end())
     }
 
+    /// Number and length of every file of the chain, oldest first, and where the last
+    /// of them ends.
+    pub(crate) fn chain(&self) -> (Vec<(u64, u64)>, esker_wal::LogEnd) {
+        let inner = self.inner.lock();
+        let end = inner.current.end();
+        let current = (inner.current.header().number.0, end.offset);
+        let retained = inner.retained.iter().copied();
+        (retained.chain([current]).collect(), end)
+    }
+
     /// Number of the oldest file of the chain.
     pub(crate) fn oldest(&self) -> u64 {
         let inner = self.inner.lock();

@@ -53,6 +53,16 @@ impl<S: SectionSource> Segment<S> {
         }
     }
 
+    /// Where the leaf with a row's key begins in the file, in bytes.
+    ///
+    /// # Errors
+    /// As [`Segment::key`].
+    pub fn key_offset(&self, row: Row) -> Result<u64, SegmentError> {
+        let leaf = self.fences.leaf_of_rank(self.rank(row)?);
+        let at = self.fences.bytes_of(leaf).unwrap_or_default().start;
+        Ok(self.sections.keys.file_offset(at))
+    }
+
     /// Asks the processor for what the keys of `rows` are read from, so that
     /// reading one after another waits for memory about once, not several times a
     /// key. Does nothing where keys are not in verified memory.

@@ -6,12 +6,12 @@
 //! valid checksums and hostile content give errors, not faults. Must not know:
 //! which rows are live, where the file is.
 
+mod check;
 mod keys;
 mod open;
 mod rescue;
 mod scan;
 mod search;
-mod verify;
 
 use std::ops::{Deref, Range};
 
@@ -24,6 +24,7 @@ use crate::source::{Section, SectionSource, Source};
 use crate::stats::Stats;
 use crate::wire::{u32_at, u64_at};
 use crate::writer::{PAYLOAD_PRESENT, SegmentParams, SegmentSummary};
+pub use check::{Findings, SegmentCheck, UnopenedSegment};
 pub use keys::KeyIter;
 use open::{Layout, Sections, check_graph, read_whole};
 pub use rescue::{Identity, Leaves, LostLeaf, Rescue, RescuedLeaf};
@@ -131,6 +132,12 @@ impl<S: SectionSource> Segment<S> {
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Where the statistics begin in the file, in bytes.
+    #[must_use]
+    pub fn stats_offset(&self) -> u64 {
+        self.sections.stats.file_offset(0)
     }
 
     /// Heap bytes that this reader holds; a mapped file's own bytes are not heap.

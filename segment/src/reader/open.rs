@@ -47,6 +47,15 @@ impl Layout {
         source: &S,
         expected: &Expected,
     ) -> Result<Self, SegmentError> {
+        Self::check_len(source, expected)?;
+        Self::read_header(source, expected)?;
+        Self::read_footer(source, expected)
+    }
+
+    pub(super) fn check_len<S: SectionSource>(
+        source: &S,
+        expected: &Expected,
+    ) -> Result<(), SegmentError> {
         let len = source.len();
         if len != expected.len {
             return Err(SegmentError::corruption(
@@ -57,8 +66,44 @@ impl Layout {
         if len < (HEADER_LEN + TAIL_LEN) as u64 {
             return Err(SegmentError::corruption(len, "the file is too short"));
         }
+        Ok(())
+    }
+
+    /// What a file says of itself in header and tail.
+    pub(super) fn describe<S: SectionSource>(source: &S) -> Result<Expected, SegmentError> {
+        let len = source.len();
+        if len < (HEADER_LEN + TAIL_LEN) as u64 {
+            return Err(SegmentError::corruption(len, "the file is too short"));
+        }
         let page = source.resident(0..HEADER_LEN as u64)?;
-        check_header(&Header::decode(&page, expected.file_id)?, expected)?;
+        let header = Header::decode(&page, preamble::file_id(&page))?;
+        let tail = Tail::decode(&source.resident(len - TAIL_LEN as u64..len)?, len)?;
+        Ok(Expected {
+            file_id: header.file_id,
+            id: header.id,
+            collection: header.collection,
+            dimension: header.dimension,
+            metric: header.metric,
+            len,
+            hash: tail.footer_hash,
+            rows: header.rows,
+        })
+    }
+
+    pub(super) fn read_header<S: SectionSource>(
+        source: &S,
+        expected: &Expected,
+    ) -> Result<(), SegmentError> {
+        let page = source.resident(0..HEADER_LEN as u64)?;
+        check_header(&Header::decode(&page, expected.file_id)?, expected)
+    }
+
+    /// Footer and tail of a file of the expected length.
+    pub(super) fn read_footer<S: SectionSource>(
+        source: &S,
+        expected: &Expected,
+    ) -> Result<Self, SegmentError> {
+        let len = source.len();
         let tail = Tail::decode(&source.resident(len - TAIL_LEN as u64..len)?, len)?;
         let footer = source.resident(tail.footer_offset..len - TAIL_LEN as u64)?;
         let hash = preamble::hash(expected.file_id, tail.footer_offset, &footer);

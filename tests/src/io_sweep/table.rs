@@ -133,12 +133,12 @@ const TABLE: &[Rule] = {
     use Verdict::{Answered, Poisons, Swallowed};
     &[
         // An open that fails leaves no handle that could be poisoned.
-        Rule(&[List], Role::Directory, OPEN, Answered, "listing"),
+        Rule(&[List], Role::Directory, &[Phase::Open, Phase::Verify], Answered, "listing"),
         Rule(&[CreateDir], Role::Directory, OPEN, Answered, "creating"),
         Rule(&[SyncDir], Role::Directory, OPEN, Answered, "syncing"),
         Rule(&[Lock], Role::Directory, OPEN, Answered, "locking"),
-        Rule(&[Open], Role::OldLog, OPEN, Answered, "opening"),
-        Rule(&[Len, Read], Role::OldLog, OPEN, Answered, "reading"),
+        Rule(&[Open], Role::OldLog, &[Phase::Open, Phase::Verify], Answered, "opening"),
+        Rule(&[Len, Read], Role::OldLog, &[Phase::Open, Phase::Verify], Answered, "reading"),
         Rule(&[Create, Write, Sync], Role::FirstLog, OPEN, Answered, "creating"),
         Rule(&[Sync], Role::Frames, OPEN, Answered, "syncing"),
         Rule(&[Rename, SyncDir], Role::Switch, OPEN, Answered, "replacing"),
