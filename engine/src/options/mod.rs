@@ -75,12 +75,32 @@ pub enum Background {
 }
 
 /// How segments are read.
+///
+/// Either way every block is verified before it can influence an answer, a file's
+/// length is checked against the manifest before anything else of it, and nothing is
+/// ever written through a map or cut off a file that has a name. What differs is how
+/// a read can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapMode {
-    /// Memory maps: fastest. A disk that fails a read of a mapped page kills the
-    /// process with SIGBUS, which cannot be turned into an error.
+    /// Memory maps: fastest, and blocks are verified once, at their first touch.
+    ///
+    /// A page that cannot be read kills the process with SIGBUS (on Windows, an
+    /// exception), which no library can turn into an error: a disk that fails the
+    /// read of a mapped page, at its first touch or whenever the system has dropped
+    /// the page since; a network or removable disk that is gone; a file that somebody
+    /// else truncates while it is mapped. Somebody else who writes to a mapped file
+    /// changes bytes after they were verified, which is undefined behaviour. The
+    /// directory's lock keeps other openers of the database out, not other programs.
     Mmap,
-    /// `pread` through a cache of verified blocks: an I/O error is an error.
+    /// `pread` through a cache of verified blocks ([`Options::block_cache_bytes`]):
+    /// an I/O error is [`Error::Io`], a file that shrank or changed is
+    /// [`Error::Corruption`], and every block is verified each time that it comes
+    /// from the device. A search takes about three times as long while the cache
+    /// holds what it touches, because every access goes through it, and longer where
+    /// blocks must be read again.
+    ///
+    /// For network and removable disks, for hosts that must outlive a failing disk,
+    /// and for directories that other programs can write to.
     Pread,
 }
 

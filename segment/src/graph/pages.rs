@@ -24,8 +24,8 @@ impl<T: Pod> Pages<T> {
             .checked_mul(size_of::<T>())
             .ok_or(io::ErrorKind::OutOfMemory)?;
         let map = MmapMut::map_anon(bytes.max(1))?;
-        // A wish: without it the array is only slower.
-        #[cfg(target_os = "linux")]
+        // A wish: without it the array is only slower. Miri does not know it.
+        #[cfg(all(target_os = "linux", not(miri)))]
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self {
             map,
