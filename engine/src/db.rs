@@ -388,7 +388,8 @@ impl Db {
         self.handle.core.quarantined()
     }
 
-    /// Reads and checks every file of the database as it is now.
+    /// Reads and checks every file of the database as it is now. A segment that turns
+    /// out to be damaged is out of use from then on, see [`Db::quarantined`].
     ///
     /// # Errors
     /// `Closed`. Damage is reported, not returned as an error.
