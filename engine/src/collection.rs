@@ -111,8 +111,9 @@ impl Collection {
     /// The row of a key, if there is one.
     ///
     /// # Errors
-    /// `Corruption` or `Io` when a segment cannot be read, `Closed`, `Invalid` once
-    /// the collection was dropped.
+    /// `Corruption` when a segment that may have the answer is damaged: the same error
+    /// for every call that needs this segment, see `Db::quarantined`; `Io` when one
+    /// cannot be read, `Closed`, `Invalid` once the collection was dropped.
     pub fn get(&self, key: impl Into<Key>) -> Result<Option<Record>> {
         let key = key.into();
         self.read(|reader| reader.get(&key))
