@@ -8,6 +8,7 @@
 
 mod keys;
 mod open;
+mod remains;
 mod rescue;
 mod scan;
 mod search;
