@@ -3,12 +3,15 @@
 //! Invariant: what can be checked without opening a database is checked here, so
 //! that it ends with exit code 2. Must not know: how commands work.
 
+mod salvage;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::failure::Failure;
 use crate::text;
+pub(crate) use salvage::Salvage;
 
 /// Store vectors durably and search them.
 #[derive(Debug, Parser)]
@@ -301,26 +304,6 @@ pub(crate) struct Verify {
 pub(crate) struct Stats {
     /// Directory of the database
     pub(crate) dir: PathBuf,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Salvage {
-    /// Directory of the damaged database
-    #[arg(value_name = "SRC")]
-    pub(crate) source: PathBuf,
-    /// Directory for the new database, which must not exist or be empty
-    #[arg(value_name = "DST")]
-    pub(crate) destination: PathBuf,
-    /// Recover a row without its payload if that alone is lost
-    #[arg(long)]
-    pub(crate) keep_rows_without_payload: bool,
-    /// Leave out rows that may have been deleted or replaced, because what would say
-    /// so is lost
-    #[arg(long)]
-    pub(crate) skip_possibly_deleted: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

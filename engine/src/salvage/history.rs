@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use esker_segment::{CollectionId, SegmentId};
-use esker_wal::{Found, LogKind, ReplayError, survey};
+use esker_wal::{Found, LogKind, ReplayError, Surveyed, survey};
 
 use super::report::{Ledger, Lost};
 use crate::env::Env;
@@ -171,32 +171,42 @@ fn read_one(
             }
         },
     };
-    match &surveyed.header {
-        None => {
-            ledger.note(&path, 0, "the file header is damaged");
-        }
-        Some(header) if named.is_some_and(|current| current.file_id.0 != header.file_id) => {
-            ledger.note(
-                &path,
-                48,
-                "this is another manifest than the one that CURRENT names",
-            );
-            whole = false;
-        }
-        Some(_) => {}
-    }
     if first != Some(true) {
         ledger.note(&path, 128, "the edit that holds the whole state is lost");
         return Ok(false);
     }
-    if let Err(what) = history.state.check_counters() {
-        ledger.note(&path, 0, &what);
-        whole = false;
-    }
+    whole &= is_itself(&path, &surveyed, named, &history.state, ledger);
     let proven = sealed.is_some_and(|end| surveyed.header.is_none() || end == surveyed.end);
     history.whole = whole && (sealed.is_none() || proven);
     history.sealed = history.whole && proven;
     Ok(true)
+}
+
+/// Whether the manifest's header and its counters are as they should be.
+fn is_itself(
+    path: &Path,
+    surveyed: &Surveyed,
+    named: Option<&Current>,
+    state: &ManifestState,
+    ledger: &mut Ledger,
+) -> bool {
+    let mut itself = true;
+    match &surveyed.header {
+        None => {
+            ledger.note(path, 0, "the file header is damaged");
+        }
+        Some(header) if named.is_some_and(|current| current.file_id.0 != header.file_id) => {
+            let what = "this is another manifest than the one that CURRENT names";
+            ledger.note(path, 48, what);
+            itself = false;
+        }
+        Some(_) => {}
+    }
+    if let Err(what) = state.check_counters() {
+        ledger.note(path, 0, &what);
+        itself = false;
+    }
+    itself
 }
 
 impl History {

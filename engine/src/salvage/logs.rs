@@ -1,23 +1,19 @@
 //! The writes that are left in the logs.
 //!
-//! Owns which log files count, how far each is read, and the index of the newest
-//! write of each key. Invariants: a batch counts whole or not at all; what lies
-//! behind the end that a successor or a clean close states was never acknowledged
-//! and does not count; an indexed write is read again by its place and compared with
-//! a hash of what was verified. Memory: one entry for each key that the logs hold,
-//! its key and 64 bytes; logs are bounded by `max_log_bytes` as long as their
-//! database worked. Must not know: segments.
+//! Owns what damage to a log costs, and the index of the newest write of each key.
+//! Invariants: a batch counts whole or not at all; an indexed write is read again by
+//! its place and compared with a hash of what was verified. Memory: one entry for each
+//! key that the logs hold, its key and 64 bytes; logs are bounded by `max_log_bytes`
+//! as long as their database worked. Must not know: segments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use esker_segment::{CollectionId, Key};
-use esker_wal::{
-    FRAME_HEADER_LEN, Found, Frame, HeaderState, Hole, LogHeader, LogKind, ReplayError, WalError,
-    read_header, survey,
-};
+use esker_wal::{FRAME_HEADER_LEN, Found, Frame, Hole, LogKind, ReplayError, survey};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::chain::{self, Candidate};
 use super::history::History;
 use super::report::{Entry, Ledger, Lost};
 use crate::batch::{BATCH_FRAME, LEAST_OPERATION, Operation, PREFIX, decode, decode_one};
@@ -25,7 +21,6 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::log_file::FileHandle;
-use crate::write::log::Session;
 
 /// Collections without a name that are believed in. Each is made in the new
 /// database; a forged log could name billions.
@@ -56,15 +51,6 @@ pub(super) struct Logs {
     pub(super) collections: BTreeMap<CollectionId, Ops>,
 }
 
-/// A log file that may count.
-struct Candidate {
-    path: PathBuf,
-    file: FileHandle,
-    header: Option<LogHeader>,
-    /// Where it ends, if something says so.
-    end: Option<u64>,
-}
-
 /// What one pass over the files carries along.
 struct Reading<'a> {
     logs: Logs,
@@ -84,10 +70,7 @@ pub(super) fn read(
     history: &History,
     ledger: &mut Ledger,
 ) -> Result<Logs> {
-    let mut candidates = open_all(env, dir, files, history, ledger)?;
-    choose_session(&mut candidates, history, ledger);
-    state_ends(&mut candidates, history);
-    let needed = needed(&candidates, history);
+    let (mut candidates, needed) = chain::find(env, dir, files, history, ledger)?;
     let mut reading = Reading {
         logs: Logs {
             files: Vec::new(),
@@ -114,124 +97,6 @@ pub(super) fn read(
     }
     reading.settle(None);
     Ok(reading.logs)
-}
-
-/// The files that may count, by their number.
-fn open_all(
-    env: &dyn Env,
-    dir: &Path,
-    files: &[FileName],
-    history: &History,
-    ledger: &mut Ledger,
-) -> Result<BTreeMap<u64, Candidate>> {
-    let mut found: BTreeMap<u64, Candidate> = BTreeMap::new();
-    let mut misnamed = Vec::new();
-    for name in files {
-        let FileName::Log(named) = *name else {
-            continue;
-        };
-        let path = name.path(dir);
-        let file = match env.storage().open(&path) {
-            Ok(file) => FileHandle(file),
-            Err(error) => {
-                ledger.note_error(&path, &Error::io(&path, "opening", error));
-                continue;
-            }
-        };
-        let header = match read_header(&file, LogKind::Writes) {
-            Ok(HeaderState::Valid(header)) => Some(header),
-            Ok(HeaderState::NeverUsed) | Err(WalError::Corruption { .. } | WalError::Io { .. }) => {
-                None
-            }
-            Err(error @ WalError::Incompatible { .. }) => return Err(Error::in_wal(&path, error)),
-        };
-        let candidate = Candidate {
-            path,
-            file,
-            header,
-            end: None,
-        };
-        match candidate.header.as_ref().map(|header| header.number.0) {
-            Some(number) if number != named => misnamed.push((number, candidate)),
-            _ => {
-                found.insert(named, candidate);
-            }
-        }
-    }
-    // A file under another's name still says which log it is.
-    for (number, candidate) in misnamed {
-        ledger.note(&candidate.path, 40, "the log has another file's number");
-        found.entry(number).or_insert(candidate);
-    }
-    let seal = history.state.seal;
-    found.retain(|number, _| {
-        *number >= history.state.first_log && seal.is_none_or(|seal| *number <= seal.log)
-    });
-    Ok(found)
-}
-
-/// Leaves out logs of another session than the chain's: debris of opens that were
-/// cut off, which holds copies, or another database's files.
-fn choose_session(
-    candidates: &mut BTreeMap<u64, Candidate>,
-    history: &History,
-    ledger: &mut Ledger,
-) {
-    if !history.found {
-        return;
-    }
-    let first = history.state.first_log;
-    let headers = || candidates.values().filter_map(|c| c.header.as_ref());
-    // Whoever goes on from the first log knows better than a file of that name.
-    let follower = headers().find(|h| h.predecessor.is_some_and(|(p, _)| p.0 == first));
-    let stated = headers().find(|h| h.number.0 == first);
-    let Some(session) = follower.or(stated).map(Session::of) else {
-        return;
-    };
-    candidates.retain(|_, candidate| {
-        let Some(header) = &candidate.header else {
-            return true;
-        };
-        let own = Session::of(header) == session;
-        if !own {
-            ledger.assume(format!(
-                "{} does not count: it belongs to another chain of logs",
-                candidate.path.display()
-            ));
-        }
-        own
-    });
-}
-
-/// Takes down where each log ends, as its successor or a clean close says.
-fn state_ends(candidates: &mut BTreeMap<u64, Candidate>, history: &History) {
-    let mut ends = BTreeMap::new();
-    for header in candidates.values().filter_map(|c| c.header.as_ref()) {
-        if let Some((before, end)) = header.predecessor {
-            // Of two, the later took the place of one that was abandoned.
-            ends.insert(before.0, end.offset);
-        }
-    }
-    if let Some(seal) = history.state.seal {
-        ends.insert(seal.log, seal.end);
-    }
-    for (number, candidate) in candidates {
-        candidate.end = ends.get(number).copied();
-    }
-}
-
-/// Numbers of the logs that something says were used.
-fn needed(candidates: &BTreeMap<u64, Candidate>, history: &History) -> BTreeSet<u64> {
-    let headers = candidates.values().filter_map(|c| c.header.as_ref());
-    let mut needed: BTreeSet<u64> = headers
-        .filter_map(|header| Some(header.predecessor?.0.0))
-        .filter(|number| history.found && *number >= history.state.first_log)
-        .collect();
-    if history.found {
-        needed.insert(history.state.first_log);
-        needed.extend(history.state.seal.map(|seal| seal.log));
-    }
-    needed
 }
 
 impl Reading<'_> {

@@ -11,6 +11,7 @@
 //! hashes of segments' blocks, and one entry for each key that the logs hold.
 #![deny(clippy::indexing_slicing)]
 
+mod chain;
 mod choose;
 mod emit;
 mod history;

@@ -9,6 +9,7 @@
 mod check;
 mod keys;
 mod open;
+mod remains;
 mod rescue;
 mod scan;
 mod search;
