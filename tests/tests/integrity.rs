@@ -13,6 +13,7 @@ fn no_damage_to_a_closed_database_changes_an_answer_unnoticed() {
         to: u64::MAX,
         sample: Some(16),
         seconds: None,
+        enough: 25,
     };
     let tally = campaign.run(&effort, &|_, _| {});
     assert!(tally.failures.is_empty(), "{:#?}", tally.failures);

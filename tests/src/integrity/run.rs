@@ -26,6 +26,8 @@ pub struct Effort {
     pub sample: Option<u64>,
     /// Samples are drawn again and again for so long.
     pub seconds: Option<Duration>,
+    /// Failures after which there is no point in going on.
+    pub enough: u64,
 }
 
 /// Specimens and what is done to them.
@@ -37,8 +39,6 @@ pub struct Campaign {
 
 /// Cases that a worker takes at a time.
 const CHUNK: u64 = 256;
-/// Failures after which there is no point in going on.
-const ENOUGH: u64 = 25;
 /// Cases of each series in a round of a run that is limited by time.
 const ROUND: u64 = 32;
 
@@ -203,6 +203,9 @@ impl Campaign {
             };
             let mut tally = Tally::default();
             for case in cases {
+                if shared.stop.load(Ordering::Relaxed) {
+                    break;
+                }
                 shared.at[worker][0].store(series as u64, Ordering::Relaxed);
                 shared.at[worker][1].store(case, Ordering::Relaxed);
                 self.judge(series, case, &mut judges, &mut tally);
@@ -210,7 +213,7 @@ impl Campaign {
             let mut all = shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
             all.add(tally);
             let total = all.total();
-            if total.wrong + total.panics >= ENOUGH {
+            if total.wrong + total.panics >= effort.enough {
                 shared.stop.store(true, Ordering::Relaxed);
             }
         }
@@ -243,7 +246,7 @@ impl Campaign {
         };
         let share = match is_many(series.op) {
             true => specimen.thorough,
-            false => specimen.thorough / 8,
+            false => specimen.thorough / 16,
         };
         let thorough = mix(self.seed ^ n).is_multiple_of(share);
         let verdict = judges[series.specimen].judge(&tampered, case.mode, thorough);
@@ -286,6 +289,7 @@ pub fn hunt(seed: u64, deadline: Instant) -> Result<(), String> {
         to: u64::MAX,
         sample: None,
         seconds: Some(deadline.saturating_duration_since(Instant::now())),
+        enough: 1,
     };
     let tally = campaign.run(&effort, &|_, _| {});
     match tally.failures.first() {

@@ -59,6 +59,11 @@ impl Shelf {
         }))
     }
 
+    /// The names of all files, sorted.
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.files().keys().cloned().collect()
+    }
+
     pub(super) fn env(&self) -> Arc<dyn Env> {
         Arc::new(self.clone())
     }

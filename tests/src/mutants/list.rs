@@ -118,10 +118,10 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("replay.note_log", "the note of which log replayed rows need", &[Crashes]),
     mutant("close.sync_log", "the sync of the log before the seal", &[Probes]),
     mutant("segment.header_hash", "the hash of a segment's header", &[Damage]),
-    mutant("segment.manifest_hash", "the comparison of a segment's hash with the manifest's", &[Integrity]),
+    mutant("segment.manifest_hash", "the comparison of a segment's hash with the manifest's", &[Swaps]),
     mutant("segment.block_hash", "the hashes of a segment's blocks", &[Integrity]),
     mutant("segment.body_hash", "the hash of a whole segment in a verification", &[Integrity]),
-    mutant("deletions.hash", "the hash of a deletion vector", &[Integrity]),
+    mutant("deletions.hash", "the hash of a deletion vector", &[Damage]),
     mutant("quarantine.record", "the memory that a segment is damaged", &[Probes]),
     mutant("search.skip_restarts", "beginning a search again without the segment that it found damaged", &[Probes]),
 ];

@@ -53,6 +53,7 @@ fn parse(words: &[String]) -> Result<Args, String> {
             to: u64::MAX,
             sample: None,
             seconds: None,
+            enough: 25,
         },
         only: None,
         case: None,
