@@ -7,6 +7,7 @@
 )]
 
 mod allocations;
+mod check;
 mod damage;
 mod format;
 mod graph;

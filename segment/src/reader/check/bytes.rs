@@ -5,7 +5,6 @@
 //! own hash is judged only where all else passed, because any finding breaks it.
 //! Must not know: what the bytes mean.
 
-use std::io;
 use std::ops::Range;
 
 use xxhash_rust::xxh3::Xxh3;
@@ -106,7 +105,14 @@ impl BytesPass {
                 check_blocks(section, piece.start, &bytes, bad, found);
                 self.whole.update(&bytes);
             }
-            Err(_) => block_by_block(source, section, &piece, bad, found),
+            Err(error) => {
+                let before = *found.findings;
+                block_by_block(source, section, &piece, bad, found);
+                if *found.findings == before {
+                    // The device failed once, for no block that could be named.
+                    found.add(error);
+                }
+            }
         }
         self.at = piece.end;
         (Some(self), len)
@@ -121,7 +127,7 @@ impl BytesPass {
     ) -> (Option<Self>, u64) {
         match source.resident(piece.clone()) {
             Ok(bytes) => self.whole.update(&bytes),
-            Err(error) => found.add(at_byte(piece.start, error)),
+            Err(error) => found.add(error),
         }
         self.at = piece.end;
         (Some(self), piece.end - piece.start)
@@ -162,19 +168,8 @@ fn block_by_block<S: SectionSource>(
             Err(error) => {
                 let block = (start - section.entry().offset) / size;
                 bad.add(section, block as u32);
-                found.add(at_byte(start, error));
+                found.add(error);
             }
         }
-    }
-}
-
-/// A device says what failed, not where.
-fn at_byte(offset: u64, error: SegmentError) -> SegmentError {
-    match error {
-        SegmentError::Io(error) => SegmentError::Io(io::Error::new(
-            error.kind(),
-            format!("at byte {offset}: {error}"),
-        )),
-        other => other,
     }
 }
