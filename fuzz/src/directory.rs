@@ -21,11 +21,16 @@ use esker_segment::distance::{Query, inverse_norm};
 use esker_tests::sim::{Crash, SimEnv};
 
 use crate::forge;
+use crate::heap;
 use crate::input::Input;
 
 pub(crate) const DIR: &str = "/db";
 /// Keys that are written once the damaged database is open: a new and an old one.
 const WRITTEN: [&str; 2] = ["a new key", "a 001"];
+
+/// Heap that an open may take beside twice its files: memtables of 64 KiB, two logs
+/// of 4 KiB on the simulated disk, its calls' log, and what is held open.
+const OPEN_HEAP: u64 = 1 << 20;
 
 type Rows = BTreeMap<Key, (Vec<f32>, Option<Vec<u8>>)>;
 type State = BTreeMap<String, Rows>;
@@ -42,12 +47,16 @@ struct Base {
 pub fn open_directory(input: &[u8]) {
     let mut input = Input(input);
     let first = input.u8();
-    let base = base(usize::from(first & 0x3F));
+    let base = base(usize::from(first & 0x1F));
     let forged = first & 0x80 != 0;
     let mut files = base.files.clone();
     change(&mut files, &mut input, !forged);
     if forged {
-        forge::directory(&mut files);
+        // A seal is kept, or the database taken for one that was not closed.
+        match first & 0x20 {
+            0 => forge::directory(&mut files),
+            _ => forge::sealed_directory(&mut files),
+        }
     }
     let map_mode = if first & 0x40 == 0 {
         MapMode::Mmap
@@ -70,13 +79,16 @@ pub fn open_directory(input: &[u8]) {
 
 /// One of the databases; any number will do.
 fn base(number: usize) -> &'static Base {
-    static BASES: OnceLock<[Base; 3]> = OnceLock::new();
-    let bases = BASES.get_or_init(|| [only_a_log(), closed(), crashed()]);
+    static ALL: OnceLock<[Base; BASES]> = OnceLock::new();
+    let bases = ALL.get_or_init(|| [only_a_log(), closed(), crashed()]);
     &bases[number % bases.len()]
 }
 
+/// How many databases there are.
+pub const BASES: usize = 3;
+
 /// The files of one of the databases, sorted by name.
-pub(crate) fn base_files(number: usize) -> &'static [(String, Vec<u8>)] {
+pub fn base_files(number: usize) -> &'static [(String, Vec<u8>)] {
     &base(number).files
 }
 
@@ -127,6 +139,30 @@ pub(crate) fn machine(files: &[(String, Vec<u8>)]) -> SimEnv {
     env
 }
 
+/// Opens these files as a database in bounded memory; says whether they are one.
+///
+/// # Errors
+/// What the open says.
+///
+/// # Panics
+/// If the open takes more heap than files of such lengths allow.
+pub fn open_files(files: &[(String, Vec<u8>)], map_mode: MapMode) -> Result<()> {
+    open(&machine(files), map_mode).map(drop)
+}
+
+/// Opens the database in bounded memory.
+pub(crate) fn open(env: &SimEnv, map_mode: MapMode) -> Result<Db> {
+    let names = env.names(DIR).expect("there is a directory");
+    let len = |name: &String| {
+        env.file(format!("{DIR}/{name}"))
+            .map_or(0, |file| file.len())
+    };
+    let bytes: usize = names.iter().map(len).sum();
+    heap::bounded(bytes as u64, OPEN_HEAP, || {
+        Db::open(DIR, options(env, map_mode))
+    })
+}
+
 pub(crate) fn options(env: &SimEnv, map_mode: MapMode) -> Options {
     Options::new()
         .memory_budget(1 << 20)
@@ -149,7 +185,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn check(&self) {
-        let Ok(db) = Db::open(DIR, options(self.env, self.map_mode)) else {
+        let Ok(db) = open(self.env, self.map_mode) else {
             for (name, file) in self.files {
                 let now = self.env.file(format!("{DIR}/{name}"));
                 assert!(now.is_ok_and(|now| now == *file), "{name} was touched");
@@ -172,7 +208,7 @@ impl Case<'_> {
         write_and_tidy(&db);
         self.check_answers(&db, &WRITTEN);
         drop(db);
-        let db = Db::open(DIR, options(self.env, self.map_mode));
+        let db = open(self.env, self.map_mode);
         self.check_answers(&db.expect("it was open just now"), &WRITTEN);
     }
 
@@ -260,7 +296,7 @@ fn without(rows: &Rows, keys: &[&str]) -> Rows {
 /// Whatever can be done with a database that may lie.
 fn use_it(env: &SimEnv, map_mode: MapMode) {
     for _ in 0..2 {
-        let Ok(db) = Db::open(DIR, options(env, map_mode)) else {
+        let Ok(db) = open(env, map_mode) else {
             return;
         };
         for name in db.collections() {
