@@ -12,6 +12,8 @@ mod log;
 mod records;
 mod segment;
 
+use std::sync::OnceLock;
+
 use esker_tests::rng::Rng;
 
 use crate::forge::put;
@@ -68,6 +70,13 @@ pub fn engine_ops(data: &mut [u8], size: usize, most: usize, seed: u32, plain: P
     })
 }
 
+/// Whether the fuzzer is to be left alone, so that what a mutator is worth can be
+/// measured.
+fn only_plain() -> bool {
+    static PLAIN: OnceLock<bool> = OnceLock::new();
+    *PLAIN.get_or_init(|| std::env::var_os("ESKER_FUZZ_PLAIN").is_some())
+}
+
 /// An input while it is changed.
 struct Mutation {
     bytes: Vec<u8>,
@@ -87,7 +96,7 @@ impl Mutation {
     ) -> usize {
         let most = most.min(data.len());
         let mut rng = Rng::new(seed.into());
-        if rng.chance(1, 2) {
+        if rng.chance(1, 2) || only_plain() {
             return plain(data, size, most);
         }
         let mut mutation = Self {
