@@ -7,6 +7,7 @@
 //! Must not know: which fuzzer.
 #![warn(missing_docs)]
 
+mod bases;
 mod batch;
 mod deletions;
 mod directory;
@@ -20,9 +21,10 @@ mod segment;
 
 use esker_tests::forge;
 
+pub use bases::{BASES, base_files, open_files};
 pub use batch::batch_decode;
 pub use deletions::deletion_vector;
-pub use directory::{BASES, base_files, open_directory, open_files};
+pub use directory::open_directory;
 pub use log::log_replay;
 pub use manifest::manifest_replay;
 pub use ops::engine_ops;
