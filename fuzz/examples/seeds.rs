@@ -20,7 +20,12 @@ fn main() -> io::Result<()> {
         }
     }
     write("segment_open", "cosine", &esker_fuzz::base_segment(0))?;
-    write("segment_open", "deletions", &deletions())?;
+    for (name, input) in deletions().into_iter().chain(bitmaps()) {
+        write("deletion_vector", &name, &input)?;
+    }
+    for (name, input) in operations() {
+        write("engine_ops", &name, &input)?;
+    }
     for (name, changes) in [
         ("header", &[0x00, 10, 68, 0, 4, 2][..]),
         ("keys", &[0x01, 2, 0, 0, 3, 100, 4, 2, 0, 1, 1]),
@@ -249,12 +254,120 @@ fn batches() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-fn deletions() -> Vec<u8> {
-    let rows = (0..90_000).filter(|row| row % 3_000 == 0 || (70_000..71_000).contains(row));
-    let vector: DeletionVector = rows.map(Row).collect();
+/// Files: lists, a bitmap and runs, alone and together.
+fn deletions() -> Vec<(String, Vec<u8>)> {
+    let of = |rows: &dyn Fn(&u32) -> bool, below: u32| -> DeletionVector {
+        (0..below).filter(|row| rows(row)).map(Row).collect()
+    };
+    let list = of(&|row| row % 3_000 == 0, 90_000);
+    let runs = of(&|row| (70_000..71_000).contains(row), 90_000);
+    let bits = of(&|row| row % 7 < 3 && *row < 14_000, 14_000);
+    let none = DeletionVector::default();
     let file_id = FileId(*b"a deletions file");
-    let (file, _) = deletion::encode(file_id, &[(SegmentId(7), &vector)]).expect("few rows");
-    file
+    let file = |vectors: &[(SegmentId, &DeletionVector)]| {
+        deletion::encode(file_id, vectors).expect("few rows").0
+    };
+    let both = list.union(&runs);
+    let three = [
+        (SegmentId(7), &list),
+        (SegmentId(8), &none),
+        (SegmentId(9), &runs),
+    ];
+    let seeds = [
+        ("one", file(&[(SegmentId(7), &both)])),
+        ("three", file(&three)),
+        ("bitmap", file(&[(SegmentId(7), &bits)])),
+    ];
+    seeds.map(|(name, file)| (name.to_owned(), file)).into()
+}
+
+/// Bitmaps in small numbers: which lies, whether there are runs, containers.
+fn bitmaps() -> Vec<(String, Vec<u8>)> {
+    let seeds: [(&str, &[u8]); 12] = [
+        ("made-none", &[0, 0]),
+        ("made-list", &[0, 0, 0x00, 3, 1, 2, 3, 4, 0x11, 0, 9]),
+        ("made-bits", &[0, 0, 0x0A, 9, 40, 7, 0, 1]),
+        (
+            "made-runs",
+            &[0, 1, 0x03, 2, 5, 9, 1, 0xF8, 0x40, 9, 0x10, 0, 9],
+        ),
+        (
+            "made-offsets",
+            &[
+                0, 1, 0x03, 1, 0, 9, 0, 0, 0x10, 0, 1, 0x20, 0, 1, 0x30, 0, 1,
+            ],
+        ),
+        ("runs-touch", &[0, 1, 0x03, 2, 5, 9, 0, 3]),
+        ("key-again", &[0, 0, 0x10, 0, 1, 0xF0, 0, 1]),
+        ("cardinality", &[0, 0, 0x0C, 3, 1, 2, 3, 4, 1]),
+        ("count", &[1, 0, 0x00, 3, 1, 2, 3, 4, 1, 0, 0, 0]),
+        (
+            "length",
+            &[2, 0, 0x00, 3, 1, 2, 3, 4, 0xF8, 0xFF, 0xFF, 0xFF],
+        ),
+        ("damage", &[4, 0, 0x00, 3, 1, 2, 3, 4, 4, 0, 0x80]),
+        ("padding", &[8, 0, 0x00, 2, 1, 2, 3, 9]),
+    ];
+    let owned = |(name, input): (&str, &[u8])| (name.to_owned(), input.to_vec());
+    seeds.into_iter().map(owned).collect()
+}
+
+/// Lists of operations: a head of eight bytes, then eight for each.
+fn operations() -> Vec<(String, Vec<u8>)> {
+    const PUT: [u8; 8] = [0, 2, 0x01, 0x40, 0x42, 0x50, 0x83, 0x60];
+    const PUT_UNSYNCED: [u8; 8] = [0, 0x1E, 0x02, 0x41, 0x44, 0x51, 0x81, 0x61];
+    const DELETE: [u8; 8] = [0, 1, 0x01, 0, 0x42, 0x10, 0, 0];
+    const BULK: [u8; 8] = [10, 3, 30, 1, 9, 1, 0, 0];
+    const SUBMIT: [u8; 8] = [0x49, 1, 0x70, 2, 0x71, 3, 0, 0];
+    const FLUSH: [u8; 8] = [12, 0, 0, 0, 0, 0, 0, 0];
+    const COMPACT: [u8; 8] = [14, 0, 0, 0, 0, 0, 0, 0];
+    const STEPS: [u8; 8] = [0x90, 0, 0, 0, 0, 0, 0, 0];
+    const IDLE: [u8; 8] = [18, 200, 0, 0, 0, 0, 0, 0];
+    const SNAPSHOT: [u8; 8] = [19, 0, 0, 0, 0, 0, 0, 0];
+    const DROP: [u8; 8] = [21, 0, 0, 0, 0, 0, 0, 0];
+    const CROSS: [u8; 8] = [0x36, 0, 1, 0x05, 0x77, 0, 0, 0];
+    const CROSS_SYNC: [u8; 8] = [0x16, 0x23, 1, 0x05, 0x77, 0, 0, 0];
+    const VERIFY: [u8; 8] = [24, 0, 0, 0, 0, 0, 0, 0];
+    const REOPEN: [u8; 8] = [25, 0, 0, 0, 0, 0, 0, 0];
+    const CRASH: [u8; 8] = [27, 0, 0, 0, 0, 0, 0, 0];
+    const CRASH_SOON: [u8; 8] = [27, 0xC5, 0x5E, 3, 0x2D, 0, 0, 0];
+    const SYNC_FAILS: [u8; 8] = [0x5D, 1, 0, 0, 0, 0, 0, 0];
+    const DISK_FULL: [u8; 8] = [0x3D, 0xC2, 7, 0, 0, 0, 0, 0];
+    const READ_FAILS: [u8; 8] = [0x9D, 2, 0, 0, 0, 0, 0, 0];
+    let head = |bits: u8| [1, 0, bits, bits ^ 8, 0, 0, 0, 0];
+    let seeds: [(&str, u8, &[[u8; 8]]); 9] = [
+        ("write", 0, &[PUT, DELETE, PUT_UNSYNCED, SUBMIT]),
+        ("flush", 0x40, &[PUT, FLUSH, DELETE, FLUSH, COMPACT, VERIFY]),
+        ("graph", 0x41, &[BULK, FLUSH, BULK, DELETE, FLUSH, COMPACT]),
+        (
+            "snapshot",
+            8,
+            &[PUT, SNAPSHOT, DELETE, FLUSH, SNAPSHOT, DROP],
+        ),
+        ("steps", 0, &[BULK, STEPS, IDLE, PUT, STEPS, REOPEN]),
+        (
+            "crash",
+            0,
+            &[PUT, PUT_UNSYNCED, CRASH, BULK, CRASH_SOON, FLUSH],
+        ),
+        (
+            "faults",
+            1,
+            &[PUT, SYNC_FAILS, PUT, REOPEN, DISK_FULL, BULK, FLUSH],
+        ),
+        (
+            "reads-fail",
+            9,
+            &[PUT, FLUSH, READ_FAILS, COMPACT, REOPEN, PUT],
+        ),
+        ("cross", 0, &[PUT, FLUSH, PUT_UNSYNCED, CROSS, CROSS_SYNC]),
+    ];
+    let mut all = vec![("born-crashing".to_owned(), vec![2, 0, 0, 0, 0x23, 0x1F])];
+    for (name, bits, operations) in seeds {
+        let bytes = [&head(bits), &operations.concat()[..]].concat();
+        all.push((name.to_owned(), bytes));
+    }
+    all
 }
 
 /// Each kind of change, with checksums left alone and put right.
@@ -268,7 +381,12 @@ fn directories() -> Vec<(String, Vec<u8>)> {
         // A file, how, where, a value.
         let one = [how, how, how * 30, 0, 9, 1, 0, 0];
         let two = [how + 3, how, 200, 1, 1, 0, 0, 0x80];
-        for (name, mode) in [("change", mode), ("forged", 0x80 | mode)] {
+        let modes = [
+            ("change", mode),
+            ("forged", 0x80 | mode),
+            ("sealed", 0xA1 | (mode & 0x40)),
+        ];
+        for (name, mode) in modes {
             let changes = [&[mode][..], &one, &two].concat();
             seeds.push((format!("{name}-{how}"), changes));
         }

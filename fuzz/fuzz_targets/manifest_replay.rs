@@ -7,6 +7,12 @@
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|input: &[u8]| esker_fuzz::manifest_replay(input));
 
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    let plain = libfuzzer_sys::fuzzer_mutate;
+    esker_fuzz::mutate::manifest_replay(data, size, max_size, seed, plain)
+});
+
 #[cfg(not(fuzzing))]
 fn main() {
     esker_fuzz::replay_files(esker_fuzz::manifest_replay);

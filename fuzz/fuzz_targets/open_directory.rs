@@ -6,6 +6,12 @@
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|input: &[u8]| esker_fuzz::open_directory(input));
 
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    let plain = libfuzzer_sys::fuzzer_mutate;
+    esker_fuzz::mutate::open_directory(data, size, max_size, seed, plain)
+});
+
 #[cfg(not(fuzzing))]
 fn main() {
     esker_fuzz::replay_files(esker_fuzz::open_directory);

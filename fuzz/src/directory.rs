@@ -1,53 +1,40 @@
 //! A database whose files were changed.
 //!
-//! Owns three small databases, their history, what may be changed in them, and
-//! the check. An input is a byte that picks a database and a mode, and changes of
-//! eight bytes each. While checksums are left alone every file is changed in one
+//! Owns what may be changed in a small database, and the check. An input is a byte
+//! that picks a database and a mode, and changes of eight bytes each. While checksums are left alone every file is changed in one
 //! place at most, which no checksum misses, so answers must be ones that were
 //! right: the last after a clean close, those at some time after a crash, because
 //! the end of a log that was cut short by something else cannot be told from one
 //! that was torn. With checksums put right nothing is promised but an end without
 //! a panic.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
 
-use esker::env::Storage;
-use esker::{
-    Background, Collection, CollectionOptions, Db, GraphOptions, Key, MapMode, Metric, Options,
-    Result, SearchOptions,
-};
+use esker::{Collection, Db, Key, MapMode, Metric, Result, SearchOptions};
 use esker_segment::distance::{Query, inverse_norm};
-use esker_tests::sim::{Crash, SimEnv};
+use esker_tests::sim::SimEnv;
 
+use crate::bases::{Base, DIR, Rows, base, machine, open, vector};
 use crate::forge;
 use crate::input::Input;
 
-pub(crate) const DIR: &str = "/db";
 /// Keys that are written once the damaged database is open: a new and an old one.
 const WRITTEN: [&str; 2] = ["a new key", "a 001"];
-
-type Rows = BTreeMap<Key, (Vec<f32>, Option<Vec<u8>>)>;
-type State = BTreeMap<String, Rows>;
-
-/// A database at rest.
-struct Base {
-    files: Vec<(String, Vec<u8>)>,
-    /// Its state after each acknowledged change, the empty one first.
-    history: Vec<State>,
-    closed: bool,
-}
 
 /// Checks a database with the changes that `input` says.
 pub fn open_directory(input: &[u8]) {
     let mut input = Input(input);
     let first = input.u8();
-    let base = base(usize::from(first & 0x3F));
+    let base = base(usize::from(first & 0x1F));
     let forged = first & 0x80 != 0;
     let mut files = base.files.clone();
     change(&mut files, &mut input, !forged);
     if forged {
-        forge::directory(&mut files);
+        // A seal is kept, or the database taken for one that was not closed.
+        match first & 0x20 {
+            0 => forge::directory(&mut files),
+            _ => forge::sealed_directory(&mut files),
+        }
     }
     let map_mode = if first & 0x40 == 0 {
         MapMode::Mmap
@@ -66,18 +53,6 @@ pub fn open_directory(input: &[u8]) {
         }
         .check();
     }
-}
-
-/// One of the databases; any number will do.
-fn base(number: usize) -> &'static Base {
-    static BASES: OnceLock<[Base; 3]> = OnceLock::new();
-    let bases = BASES.get_or_init(|| [only_a_log(), closed(), crashed()]);
-    &bases[number % bases.len()]
-}
-
-/// The files of one of the databases, sorted by name.
-pub(crate) fn base_files(number: usize) -> &'static [(String, Vec<u8>)] {
-    &base(number).files
 }
 
 /// Applies changes: any number, or one to each file and one file gone at most.
@@ -116,29 +91,6 @@ fn change(files: &mut Vec<(String, Vec<u8>)>, input: &mut Input<'_>, once: bool)
     files.retain(|_| !n.next().is_some_and(|n| gone.contains(&n)));
 }
 
-/// A machine with these files on its disk.
-pub(crate) fn machine(files: &[(String, Vec<u8>)]) -> SimEnv {
-    let env = SimEnv::new(99);
-    env.create_dir(DIR.as_ref()).expect("the disk is empty");
-    for (name, file) in files {
-        env.set_file(format!("{DIR}/{name}"), file.clone())
-            .expect("the directory is there");
-    }
-    env
-}
-
-pub(crate) fn options(env: &SimEnv, map_mode: MapMode) -> Options {
-    Options::new()
-        .memory_budget(1 << 20)
-        .memtable_bytes(64 << 10)
-        .graph(GraphOptions::new().min_rows(2).max_degree(4).l_build(16))
-        .log_file_bytes(4 << 10)
-        .max_log_bytes(256 << 10)
-        .background(Background::Manual)
-        .map_mode(map_mode)
-        .env(env.env())
-}
-
 /// One database, changed without its checksums.
 struct Case<'a> {
     base: &'a Base,
@@ -149,7 +101,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn check(&self) {
-        let Ok(db) = Db::open(DIR, options(self.env, self.map_mode)) else {
+        let Ok(db) = open(self.env, self.map_mode) else {
             for (name, file) in self.files {
                 let now = self.env.file(format!("{DIR}/{name}"));
                 assert!(now.is_ok_and(|now| now == *file), "{name} was touched");
@@ -172,7 +124,7 @@ impl Case<'_> {
         write_and_tidy(&db);
         self.check_answers(&db, &WRITTEN);
         drop(db);
-        let db = Db::open(DIR, options(self.env, self.map_mode));
+        let db = open(self.env, self.map_mode);
         self.check_answers(&db.expect("it was open just now"), &WRITTEN);
     }
 
@@ -260,7 +212,7 @@ fn without(rows: &Rows, keys: &[&str]) -> Rows {
 /// Whatever can be done with a database that may lie.
 fn use_it(env: &SimEnv, map_mode: MapMode) {
     for _ in 0..2 {
-        let Ok(db) = Db::open(DIR, options(env, map_mode)) else {
+        let Ok(db) = open(env, map_mode) else {
             return;
         };
         for name in db.collections() {
@@ -337,141 +289,4 @@ fn nearest(collection: &Collection, rows: &Rows) -> Vec<(Key, u32)> {
     all.into_iter()
         .map(|(d, key)| (key.clone(), d.to_bits()))
         .collect()
-}
-
-fn vector(dimension: u32, seed: u32) -> Vec<f32> {
-    (0..dimension)
-        .map(|i| (seed * 31 + i * 17) as f32 % 23.0 - 11.5)
-        .collect()
-}
-
-/// A database while it is made.
-struct Making {
-    env: SimEnv,
-    db: Db,
-    history: Vec<State>,
-}
-
-impl Making {
-    fn new() -> Self {
-        let env = SimEnv::new(5);
-        let db = Db::open(DIR, options(&env, MapMode::Mmap)).expect("the disk is empty");
-        let mut making = Self {
-            env,
-            db,
-            history: vec![State::new()],
-        };
-        for (name, dimension, metric) in [("places", 3, Metric::L2), ("words", 2, Metric::Cosine)] {
-            let options = CollectionOptions::new(dimension, metric);
-            making
-                .db
-                .create_collection(name, options)
-                .expect("a healthy machine");
-            making.note(|state| {
-                state.insert(name.to_owned(), Rows::new());
-            });
-        }
-        making
-    }
-
-    fn note(&mut self, change: impl FnOnce(&mut State)) {
-        let mut state = self.history.last().expect("never empty").clone();
-        change(&mut state);
-        self.history.push(state);
-    }
-
-    fn put(&mut self, name: &str, numbers: std::ops::Range<u32>) {
-        let collection = self.db.collection(name).expect("made at the start");
-        for n in numbers {
-            let key = format!("a {:03}", n % 20);
-            let vector = vector(collection.dimension(), n);
-            let payload = (n % 3 == 0).then(|| vec![n as u8; n as usize % 40]);
-            let done = match &payload {
-                Some(payload) => collection.put_with_payload(&*key, &vector, payload),
-                None => collection.put(&*key, &vector),
-            };
-            done.expect("a healthy machine");
-            self.note(|state| {
-                let rows = state.get_mut(name).expect("made at the start");
-                rows.insert(Key::from(&*key), (vector, payload));
-            });
-        }
-    }
-
-    fn delete(&mut self, name: &str, n: u32) {
-        let key = format!("a {n:03}");
-        let collection = self.db.collection(name).expect("made at the start");
-        collection.delete(&*key).expect("a healthy machine");
-        self.note(|state| {
-            state
-                .get_mut(name)
-                .expect("made at the start")
-                .remove(&Key::from(&*key));
-        });
-    }
-
-    fn flush(&mut self) {
-        self.db.flush().expect("a healthy machine");
-    }
-
-    fn reopen(&mut self) {
-        self.db.close().expect("a healthy machine");
-        self.db = Db::open(DIR, options(&self.env, MapMode::Mmap)).expect("closed just now");
-    }
-
-    /// Two segments with deletions, and rows in the log alone.
-    fn grow(&mut self) {
-        self.put("places", 0..12);
-        self.put("words", 0..6);
-        self.flush();
-        self.put("places", 30..36);
-        self.delete("places", 2);
-        self.flush();
-        self.put("words", 45..50);
-        self.delete("words", 1);
-    }
-
-    fn finish(self, closed: bool) -> Base {
-        if closed {
-            self.db.close().expect("a healthy machine");
-        }
-        let image = self.env.crash_image(Crash::LoseAllUnsynced);
-        let names = image.names(DIR).expect("there is a database");
-        let read = |name: String| {
-            let file = image.file(format!("{DIR}/{name}"));
-            (name, file.expect("it is listed"))
-        };
-        Base {
-            files: names.into_iter().map(read).collect(),
-            history: self.history,
-            closed,
-        }
-    }
-}
-
-fn only_a_log() -> Base {
-    let mut making = Making::new();
-    making.put("places", 0..8);
-    making.put("words", 0..4);
-    making.delete("places", 3);
-    making.finish(false)
-}
-
-fn closed() -> Base {
-    let mut making = Making::new();
-    making.grow();
-    making.finish(true)
-}
-
-/// Several logs behind the segments.
-fn crashed() -> Base {
-    let mut making = Making::new();
-    making.grow();
-    making.reopen();
-    making.put("places", 50..55);
-    making.flush();
-    making.put("words", 60..72);
-    making.put("places", 80..112);
-    making.delete("words", 0);
-    making.finish(false)
 }

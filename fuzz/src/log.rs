@@ -14,12 +14,16 @@ use esker_wal::{
 };
 
 use crate::forge::{self, FRAME_HEADER, LOG_HEADER, u64_at};
+use crate::heap;
+
+/// Heap that a replay may take beside twice its file.
+const REPLAY_HEAP: u64 = 1 << 20;
 
 /// Checks `input` as it is, and again with its CRCs put right.
 pub fn log_replay(input: &[u8]) {
     look(input);
     let mut forged = input.to_vec();
-    if forge::log(&mut forged).is_some() {
+    if forge::log(&mut forged).is_some() && forged != input {
         look(&forged);
     }
 }
@@ -59,7 +63,9 @@ fn look_at_frames(bytes: &[u8], header: &LogHeader) {
     assert!(matches!(verdict, Ok(ReplayEnd::Clean(at)) if at == end));
     assert_eq!(again.ends, found.ends);
     // It may be said to end at any of its frames, and nowhere else.
-    for n in [0, found.ends.len() / 2, found.ends.len() - 1] {
+    let mut some = vec![0, found.ends.len() / 2, found.ends.len() - 1];
+    some.dedup();
+    for n in some {
         let end = found.ends[n];
         let (part, verdict) = read(bytes, header, Expect::Ends(end));
         assert!(matches!(verdict, Ok(ReplayEnd::Clean(at)) if at == end));
@@ -89,9 +95,12 @@ fn read<'a>(
     expect: Expect,
 ) -> (Found<'a>, Result<ReplayEnd, WalError>) {
     let mut found = Found::new(bytes);
-    let verdict = replay(&File::new(bytes), header, expect, |frame| {
-        found.check(&frame);
-        Ok::<_, Infallible>(())
+    let file = File::new(bytes);
+    let verdict = heap::bounded(bytes.len() as u64, REPLAY_HEAP, || {
+        replay(&file, header, expect, |frame| {
+            found.check(&frame);
+            Ok::<_, Infallible>(())
+        })
     });
     let verdict = verdict.map_err(|error| match error {
         ReplayError::Log(error) => error,

@@ -1,9 +1,9 @@
-//! Any bytes as a segment or a deletions file.
+//! Any bytes as a segment.
 //!
 //! Owns three small segments, what may be changed in them, and the check of
-//! `esker_segment`'s reading half. An input that begins as one of the two kinds of
-//! file is taken for one, raw and with its hashes put right; any other input says
-//! what to change in one of the small segments.
+//! `esker_segment`'s reading half. An input that begins as a segment is taken for
+//! one, raw and with its hashes put right; any other input says what to change in one
+//! of the small segments.
 
 use std::borrow::Cow;
 use std::io;
@@ -12,34 +12,32 @@ use std::sync::{Arc, OnceLock};
 
 use esker_segment::distance::{Query, inverse_norm};
 use esker_segment::{
-    BlockCache, Bytes, CollectionId, DeletionVector, Expected, FileId, GraphBuild, GraphParams,
-    Inline, Key, Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, SectionSource,
-    Segment, SegmentError, SegmentId, SegmentParams, SeqNo, deletion, layout, write_segment,
+    BlockCache, Bytes, CollectionId, Expected, FileId, GraphBuild, GraphParams, Inline, Key,
+    Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, SectionSource, Segment,
+    SegmentError, SegmentId, SegmentParams, SeqNo, layout, write_segment,
 };
 use esker_tests::rng::Rng;
 
 use crate::forge::{self, put, u32_at, u64_at};
+use crate::heap;
 use crate::input::Input;
 
 /// Rows that a hostile file is asked for; all of a small segment's.
 const MOST_ROWS: u32 = 400;
 /// Heap that an open segment may hold beside its own bytes and tables made of them.
 const FIXED_HEAP: usize = 16 << 10;
+/// The same with a cache of blocks.
+const PAGED_HEAP: u64 = 64 << 10;
 
 /// Checks `input` as a file, or as changes to a file.
 pub fn segment_open(input: &[u8]) {
-    if input.starts_with(&deletion::MAGIC) {
-        let mut forged = input.to_vec();
-        forge::deletions(&mut forged);
-        read_deletions(input);
-        read_deletions(&forged);
-        return;
-    }
     read_segment(input);
     if input.starts_with(&layout::MAGIC) {
         let mut forged = input.to_vec();
         forge::segment(&mut forged);
-        read_segment(&forged);
+        if forged != input {
+            read_segment(&forged);
+        }
     } else {
         read_segment(&changed(Input(input)));
     }
@@ -98,10 +96,16 @@ fn read_segment(file: &[u8]) {
     let Some(expected) = expected(file) else {
         return;
     };
-    let memory = Segment::open(Memory::new(Bytes::from_vec(file.to_vec())), &expected);
+    let bytes = Bytes::from_vec(file.to_vec());
+    let len = file.len() as u64;
+    let memory = heap::bounded(len, FIXED_HEAP as u64, || {
+        Segment::open(Memory::new(bytes), &expected)
+    });
     let device = Device(file.into());
-    let paged = Paged::new(device, file.len() as u64, BlockCache::new(16 << 10));
-    let paged = Segment::open(paged, &expected);
+    let paged = heap::bounded(len, PAGED_HEAP, || {
+        let paged = Paged::new(device, len, BlockCache::new(16 << 10));
+        Segment::open(paged, &expected)
+    });
     let (Ok(memory), Ok(paged)) = (&memory, &paged) else {
         assert_eq!(memory.is_ok(), paged.is_ok(), "{memory:?}, {paged:?}");
         return;
@@ -280,36 +284,6 @@ fn walk<S: SectionSource>(segment: &Segment<S>, l: usize) -> Option<Vec<(u32, Ro
 fn ordered(bits: u32) -> i32 {
     let bits = bits as i32;
     bits ^ (((bits >> 31) as u32) >> 1) as i32
-}
-
-/// The first entry of a deletions file, with the location that a manifest would give.
-fn read_deletions(file: &[u8]) {
-    const ROWS: u32 = 200_000;
-    let (Some(entry), Some(id)) = (file.get(deletion::HEADER_LEN..), file.get(40..56)) else {
-        return;
-    };
-    let Some(segment) = entry.get(..8) else {
-        return;
-    };
-    let file_id = FileId(id.try_into().expect("sixteen bytes"));
-    let segment = SegmentId(u64_at(segment, 0));
-    let offset = deletion::HEADER_LEN as u64;
-    let location = deletion::DvLocation {
-        offset,
-        len: entry.len() as u64,
-        hash: forge::hash(file, offset, entry),
-    };
-    let Ok(vector) = deletion::decode(file, file_id, location, segment, ROWS) else {
-        return;
-    };
-    let rows: Vec<Row> = vector.iter().collect();
-    assert!(rows.is_sorted_by(|a, b| a < b) && rows.iter().all(|row| row.0 < ROWS));
-    assert!(rows.len() as u64 == vector.len() && rows.iter().all(|row| vector.contains(*row)));
-    let again: DeletionVector = rows.into_iter().collect();
-    let (file, locations) =
-        deletion::encode(file_id, &[(segment, &again)]).expect("few rows are encoded");
-    let again = deletion::decode(&file, file_id, locations[0], segment, ROWS);
-    assert_eq!(again.expect("just encoded"), vector);
 }
 
 /// A file that is read as a device is.

@@ -144,6 +144,16 @@ pub fn deletions(file: &mut [u8]) {
 /// Puts a database's files right, each and one to another. `CURRENT` is unsealed,
 /// because a seal says where everything ended.
 pub fn directory(files: &mut [(String, Vec<u8>)]) {
+    for (_, current) in currents(files) {
+        put(current, 12, &[0; 4]);
+        put(current, 40, &[0; 12]);
+    }
+    sealed_directory(files);
+}
+
+/// The same, but a `CURRENT` that says it is sealed stays so, and its seal and the
+/// manifest's say where everything ends now.
+pub fn sealed_directory(files: &mut [(String, Vec<u8>)]) {
     let mut ends: Vec<(u64, End)> = Vec::new();
     let mut named: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     for (name, file) in &mut *files {
@@ -163,11 +173,6 @@ pub fn directory(files: &mut [(String, Vec<u8>)]) {
                 put(file, 80, &crc.to_le_bytes());
             }
             ends.extend(log(file).map(|end| (u64_at(file, 40), end)));
-        } else if name == "CURRENT" && file.len() == 64 {
-            put(file, 12, &[0; 4]);
-            put(file, 40, &[0; 12]);
-            let own = xxh3_64(&file[..56]);
-            put(file, 56, &own.to_le_bytes());
         }
     }
     let deletions: Vec<Vec<u8>> = files
@@ -175,6 +180,7 @@ pub fn directory(files: &mut [(String, Vec<u8>)]) {
         .filter(|(name, file)| name.ends_with(".deletions") && file.len() >= 64)
         .map(|(_, file)| file.clone())
         .collect();
+    let mut manifests: Vec<(u64, End)> = Vec::new();
     for (_, file) in files
         .iter_mut()
         .filter(|(name, _)| name.ends_with(".manifest"))
@@ -194,15 +200,44 @@ pub fn directory(files: &mut [(String, Vec<u8>)]) {
                 }
             }
         }
-        log(file);
+        for at in seals(file) {
+            let log = u64_at(file, at);
+            if let Some((_, (end, crc))) = ends.iter().find(|(number, _)| *number == log) {
+                put(file, at + 8, &end.to_le_bytes());
+                put(file, at + 16, &crc.to_le_bytes());
+            }
+        }
+        manifests.extend(log(file).map(|end| (u64_at(file, 40), end)));
+    }
+    for (_, current) in currents(files) {
+        let live = u64_at(current, 16);
+        let end = manifests.iter().find(|(number, _)| *number == live);
+        if let Some((_, (end, crc))) = end.filter(|_| u32_at(current, 12) & 1 != 0) {
+            put(current, 40, &end.to_le_bytes());
+            put(current, 48, &crc.to_le_bytes());
+        }
+        let own = xxh3_64(&current[..56]);
+        put(current, 56, &own.to_le_bytes());
     }
 }
 
-/// Where a file id stands in a manifest, with `len` bytes from there on.
-fn places(file: &[u8], file_id: &[u8], len: usize) -> Vec<usize> {
+fn currents(files: &mut [(String, Vec<u8>)]) -> impl Iterator<Item = &mut (String, Vec<u8>)> {
+    let of_right_length = |file: &&mut (String, Vec<u8>)| file.0 == "CURRENT" && file.1.len() == 64;
+    files.iter_mut().filter(of_right_length)
+}
+
+/// Where the bodies of a manifest's seals are.
+fn seals(file: &[u8]) -> Vec<usize> {
+    const HEAD: [u8; 8] = [11, 0, 0, 0, 20, 0, 0, 0];
+    let fields = places(file, &HEAD, 28).into_iter();
+    fields.map(|at| at + HEAD.len()).collect()
+}
+
+/// Where some bytes stand in a manifest, with `len` bytes from there on.
+fn places(file: &[u8], some: &[u8], len: usize) -> Vec<usize> {
     let windows = file.windows(len).enumerate();
     windows
-        .filter(|(_, bytes)| bytes.starts_with(file_id))
+        .filter(|(_, bytes)| bytes.starts_with(some))
         .map(|(at, _)| at)
         .collect()
 }
