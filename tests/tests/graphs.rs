@@ -269,7 +269,8 @@ fn a_compaction_ends_under_writes() {
     load(&db, &c, &rows, 300, 700);
     std::thread::scope(|scope| {
         let compaction = scope.spawn(|| db.compact().expect("compacts"));
-        let end = Instant::now() + Duration::from_secs(30);
+        // It ends in a second or two, but nobody says how busy the machine is.
+        let end = Instant::now() + Duration::from_secs(300);
         while !compaction.is_finished() {
             let stats = db.stats();
             assert!(
@@ -280,7 +281,9 @@ fn a_compaction_ends_under_writes() {
             db.flush().expect("flushed");
         }
     });
-    assert_eq!(db.stats().merges, 1);
+    // A flush that had begun when the compaction looked is merged after the others.
+    let merges = db.stats().merges;
+    assert!((1..=2).contains(&merges), "{merges}");
     check(&c, &rows);
 }
 
