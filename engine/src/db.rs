@@ -4,6 +4,8 @@
 //! database closes when the last handle of any kind is gone, or at `close`.
 //! Must not know: formats.
 
+mod verify;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,13 +18,12 @@ use crate::collection::Collection;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::{CollectionMeta, CommitError, Field, MAX_NAME_LEN, Seal};
-use crate::options::{Background, CollectionOptions, Options, VerifyOptions, WriteOptions};
+use crate::options::{Background, CollectionOptions, Options, WriteOptions};
 use crate::quarantine::QuarantinedSegment;
 use crate::recovery::RecoveryReport;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::sync::{Mutex, Ordering};
-use crate::verify::{ScrubReport, VerifyReport};
 use crate::view::CollectionView;
 use crate::write::ticket::Ticket;
 
@@ -387,35 +388,6 @@ impl Db {
     #[must_use]
     pub fn quarantined(&self) -> Vec<QuarantinedSegment> {
         self.handle.core.quarantined()
-    }
-
-    /// Reads and checks every file of the database as it is now, and that the files
-    /// fit each other: every byte against its checksum, every segment against the
-    /// manifest, every key against the other segments of its collection. Reads, writes
-    /// and background work go on meanwhile. A segment that turns out to be damaged is
-    /// out of use from then on, see [`Db::quarantined`].
-    ///
-    /// # Errors
-    /// `Closed`. Damage is reported, not returned as an error.
-    pub fn verify(&self) -> Result<VerifyReport> {
-        self.verify_with(&VerifyOptions::new())
-    }
-
-    /// As [`Db::verify`], at a limited rate, telling how far it is, until it is
-    /// cancelled.
-    ///
-    /// # Errors
-    /// `Closed`, also when the database is closed meanwhile; `Invalid` for a setting
-    /// out of range.
-    pub fn verify_with(&self, options: &VerifyOptions) -> Result<VerifyReport> {
-        self.handle.core.verify(options)
-    }
-
-    /// What background scrubbing found since the database was opened; empty unless
-    /// [`Options::scrub_interval`] is set.
-    #[must_use]
-    pub fn scrub_report(&self) -> ScrubReport {
-        self.handle.core.scrub_report()
     }
 
     /// What it has done since it was opened, and what it holds.

@@ -888,12 +888,14 @@ fn threads_scrub_and_a_close_does_not_wait_for_them() {
             .unwrap();
         file.write_all_at(&[0xEE], 4_096 + 777).unwrap();
     }
-    wait("the damage", &|| db.stats().scrub_problems == 1);
-    let report = db.scrub_report();
-    assert!(
-        matches!(&report.problems[0], Error::Corruption { file, offset: 4_096, .. } if *file == segment),
-        "{report:?}"
-    );
+    // A round that was just there when it happened may say it of the file as a whole.
+    let named = |report: &esker::ScrubReport| {
+        report.problems.iter().any(|problem| {
+            matches!(problem, Error::Corruption { file, offset: 4_096, .. } if *file == segment)
+        })
+    };
+    wait("the damage", &|| named(&db.scrub_report()));
+    assert!(db.stats().scrub_problems >= 1);
     db.close().unwrap();
 
     let slow = options().scrub_bytes_per_second(4 << 10);
