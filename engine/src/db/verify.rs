@@ -11,7 +11,8 @@ impl Db {
     /// Reads and checks every file of the database as it is now, and that the files
     /// fit each other: every byte against its checksum, every segment against the
     /// manifest, every key against the other segments of its collection. Reads, writes
-    /// and background work go on meanwhile.
+    /// and background work go on meanwhile. A segment that turns out to be damaged is
+    /// out of use from then on, see [`Db::quarantined`].
     ///
     /// # Errors
     /// `Closed`. Damage is reported, not returned as an error.
