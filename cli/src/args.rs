@@ -382,6 +382,7 @@ mod tests {
 
     use super::bench::L_SWEEP;
     use super::*;
+    use crate::failure::Failure;
 
     #[test]
     fn the_command_line_is_well_formed() {
