@@ -33,6 +33,9 @@ use crate::sync::Ordering;
 use crate::sync::counter::AtomicUsize;
 use crate::write::log::FileNumbers;
 
+/// Blocks that a check keeps: a few leaves and rows of edges that it comes back to.
+const CHECK_CACHE_BYTES: u64 = 1 << 20;
+
 /// Opens segments in the way that the options ask for.
 pub(crate) struct SegmentOpener {
     env: Arc<dyn Env>,
@@ -52,6 +55,15 @@ impl SegmentOpener {
             dir: dir.to_owned(),
             garbage: Arc::clone(garbage),
             cache,
+        }
+    }
+
+    /// Opens segments for checks of an open database: not through maps, where a page
+    /// that the disk cannot give ends the process, and with next to no cache.
+    pub(crate) fn for_checks(options: &Options, dir: &Path, garbage: &Arc<Garbage>) -> Self {
+        Self {
+            cache: Some(BlockCache::new(CHECK_CACHE_BYTES)),
+            ..Self::new(options, dir, garbage)
         }
     }
 

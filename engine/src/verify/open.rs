@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::files::{FileName, own_files};
 use crate::options::VerifyOptions;
 use crate::segment_file::LiveSegment;
+use crate::segments::SegmentOpener;
 use crate::sync::{Ordering, PinArc};
 use crate::view::ReadView;
 
@@ -92,11 +93,12 @@ impl Core {
                 in_use(&live, segment, &stored)
             })?;
         }
+        let opener = SegmentOpener::for_checks(&self.options, &self.dir, &self.garbage);
         for (id, collection) in &moment.view.collections {
             let mut sources = Vec::new();
             for segment in &collection.version.segments {
                 let file = &segment.file;
-                let sound = verifier.live_segment(file)?;
+                let sound = verifier.live_segment(&opener, file)?;
                 verifier.segment_name(file);
                 let read = file.opened().zip(segment.known_deletions());
                 if let Some((opened, deleted)) = read.filter(|_| sound) {

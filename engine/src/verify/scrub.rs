@@ -8,17 +8,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use esker_segment::{SegmentCheck, SegmentId};
+use esker_segment::{Segment, SegmentCheck, SegmentId, Source};
 
 use super::logs::{LogsPass, live_log};
 use super::manifest::LiveManifest;
 use super::pace::Rate;
-use super::segments::{damage_in_use, fits_manifest};
+use super::segments::{damage_in_use, fits_manifest, reopen};
 use super::{Verifier, deletions};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::options::{Background, VerifyOptions};
 use crate::segment_file::SegmentFile;
+use crate::segments::SegmentOpener;
 use crate::sync::{Mutex, Ordering, PinArc};
 
 /// Problems that are kept.
@@ -65,7 +66,13 @@ struct Round {
     bytes: u64,
     todo: VecDeque<Item>,
     /// The segment that is being checked.
-    segment: Option<(PinArc<SegmentFile>, SegmentCheck)>,
+    segment: Option<CheckedSegment>,
+}
+
+struct CheckedSegment {
+    file: PinArc<SegmentFile>,
+    segment: Box<Segment<Source>>,
+    check: SegmentCheck,
 }
 
 #[derive(Default)]
@@ -159,13 +166,18 @@ impl Core {
             paced: false,
             goes_on: true,
         };
-        if let Some((file, check)) = &mut round.segment {
-            let opened = file.opened().filter(|_| self.is_live(file));
-            let step = opened.and_then(|opened| {
-                check.step(&opened.segment, &mut |finding| {
+        if let Some(checked) = &mut round.segment {
+            let CheckedSegment {
+                file,
+                segment,
+                check,
+            } = checked;
+            let step = match self.is_live(file) {
+                true => check.step(segment, &mut |finding| {
                     self.scrub_found(damage_in_use(file, finding));
-                })
-            });
+                }),
+                false => None,
+            };
             if step.is_none() {
                 round.segment = None;
             }
@@ -193,20 +205,25 @@ impl Core {
         segments.any(|segment| segment.id() == file.meta.id)
     }
 
-    fn begin_segment(&self, id: SegmentId) -> Option<(PinArc<SegmentFile>, SegmentCheck)> {
+    fn begin_segment(&self, id: SegmentId) -> Option<CheckedSegment> {
         let (view, _) = self.published.get();
         let mut segments = view.collections.values().flat_map(|c| &c.version.segments);
         let segment = segments.find(|segment| segment.id() == id)?;
         let file = PinArc::clone(&segment.file);
-        let opened = file.for_check().map_err(|error| self.scrub_found(error));
-        let fits = |segment| fits_manifest(segment, &file.meta);
-        if let Err(finding) = fits(&opened.ok()?.segment) {
+        let opener = SegmentOpener::for_checks(&self.options, &self.dir, &self.garbage);
+        let reopened = reopen(&opener, &file).map_err(|(error, _)| self.scrub_found(error));
+        let segment = Box::new(reopened.ok()?);
+        if let Err(finding) = fits_manifest(&segment, &file.meta) {
             self.scrub_found(damage_in_use(&file, finding));
         }
         if let Err(error) = super::manifest::has_file_id(&*self.env, file.pin.path(), &file.meta) {
             self.scrub_found(error);
         }
-        Some((file, SegmentCheck::new()))
+        Some(CheckedSegment {
+            file,
+            segment,
+            check: SegmentCheck::new(),
+        })
     }
 
     /// Checks a file that is not a segment; the bytes read.

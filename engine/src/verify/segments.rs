@@ -3,6 +3,7 @@
 //! Invariant: what is found in a segment that is in use goes through
 //! [`damage_in_use`]. Must not know: other segments.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use esker_segment::{Expected, Segment, SegmentCheck, SegmentError, Source, UnopenedSegment};
@@ -24,20 +25,51 @@ pub(super) fn damage_in_use(file: &SegmentFile, found: SegmentError) -> Error {
     found
 }
 
+/// The file of a segment in use, opened anew: what is checked is what the disk gives,
+/// and a disk that does not is an error. The inner error is what keeps it from being
+/// opened, and what the segment should be if that is known; it takes the segment out of
+/// use if it is damage.
+pub(super) fn reopen(
+    opener: &SegmentOpener,
+    file: &SegmentFile,
+) -> Result<Segment<Source>, (Error, Option<Expected>)> {
+    let opened = file.for_check().map_err(|error| (error, None))?;
+    let (path, expected) = (file.pin.path(), opened.segment.expected());
+    let segment = opener.source(path).and_then(|source| {
+        let segment = Segment::open(source, expected);
+        segment.map_err(|error| Error::in_segment(path, error))
+    });
+    segment.map_err(|error| {
+        let _ = file.quarantine(error.clone());
+        (error, Some(*expected))
+    })
+}
+
 impl Verifier<'_> {
     /// Checks a segment of the open database, which may be out of use or not opened
     /// yet; whether its keys are sound.
-    pub(super) fn live_segment(&mut self, file: &SegmentFile) -> Going<bool> {
-        match file.for_check() {
-            Ok(opened) => self.segment(file, &opened.segment),
-            Err(error) => {
-                self.begin_file(file.meta.len, file.meta.len);
-                self.report.segments += 1;
-                self.problem(error);
-                self.end_file();
-                Ok(false)
-            }
+    pub(super) fn live_segment(
+        &mut self,
+        opener: &SegmentOpener,
+        file: &SegmentFile,
+    ) -> Going<bool> {
+        let (failed, expected) = match reopen(opener, file) {
+            Ok(segment) => return self.segment(file, &segment),
+            Err(failed) => failed,
+        };
+        self.begin_file(file.meta.len, file.meta.len);
+        self.report.segments += 1;
+        let before = self.of_file;
+        if let Some(expected) = expected {
+            let in_use = |finding| damage_in_use(file, finding);
+            self.unopened_segment(opener, file.pin.path(), &expected, &in_use)?;
         }
+        // What was found explains it, else it explains itself.
+        if self.of_file == before {
+            self.problem(failed);
+        }
+        self.end_file();
+        Ok(false)
     }
 
     fn segment(&mut self, file: &SegmentFile, segment: &Segment<Source>) -> Going<bool> {
@@ -74,7 +106,10 @@ impl Verifier<'_> {
         };
         let failed = match opener.open_named(collection, &state, VerifyOnOpen::Metadata) {
             Ok(file) => {
-                let sound = self.live_segment(&file)?;
+                let sound = match file.opened() {
+                    Some(opened) => self.segment(&file, &opened.segment)?,
+                    None => false,
+                };
                 return Ok(Some((file, sound)));
             }
             Err(error) => error,
@@ -82,7 +117,9 @@ impl Verifier<'_> {
         self.begin_file(meta.len, meta.len);
         self.report.segments += 1;
         let before = self.of_file;
-        self.unopened_segment(opener, collection, &meta)?;
+        let path = FileName::Segment(meta.id.0).path(self.dir);
+        let found = |finding| Error::in_segment(&path, finding);
+        self.unopened_segment(opener, &path, &expected(collection, &meta), &found)?;
         // What was found explains it, else it explains itself.
         if self.of_file == before {
             self.problem(failed);
@@ -94,20 +131,19 @@ impl Verifier<'_> {
     fn unopened_segment(
         &mut self,
         opener: &SegmentOpener,
-        collection: &CollectionMeta,
-        meta: &SegmentMeta,
+        path: &Path,
+        expected: &Expected,
+        problem: &dyn Fn(SegmentError) -> Error,
     ) -> Going {
-        let path = FileName::Segment(meta.id.0).path(self.dir);
-        let Ok(source) = opener.source(&path) else {
+        let Ok(source) = opener.source(path) else {
             return Ok(());
         };
-        let expected = expected(collection, meta);
         let mut found = Vec::new();
-        let file = UnopenedSegment::new(source, &expected, &mut |finding| found.push(finding));
+        let file = UnopenedSegment::new(source, expected, &mut |finding| found.push(finding));
         let mut check = SegmentCheck::new();
         loop {
             for finding in found.drain(..) {
-                self.problem(Error::in_segment(&path, finding));
+                self.problem(problem(finding));
             }
             let Some(file) = &file else {
                 return Ok(());
