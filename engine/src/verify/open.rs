@@ -99,7 +99,6 @@ impl Core {
             for segment in &collection.version.segments {
                 let file = &segment.file;
                 let sound = verifier.live_segment(&opener, file)?;
-                verifier.segment_name(file);
                 let read = file.opened().zip(segment.known_deletions());
                 if let Some((opened, deleted)) = read.filter(|_| sound) {
                     sources.push(KeySource {

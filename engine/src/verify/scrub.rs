@@ -211,13 +211,11 @@ impl Core {
         let segment = segments.find(|segment| segment.id() == id)?;
         let file = PinArc::clone(&segment.file);
         let opener = SegmentOpener::for_checks(&self.options, &self.dir, &self.garbage);
-        let reopened = reopen(&opener, &file).map_err(|(error, _)| self.scrub_found(error));
+        let reopened =
+            reopen(&*self.env, &opener, &file).map_err(|(error, _)| self.scrub_found(error));
         let segment = Box::new(reopened.ok()?);
         if let Err(finding) = fits_manifest(&segment, &file.meta) {
             self.scrub_found(damage_in_use(&file, finding));
-        }
-        if let Err(error) = super::manifest::has_file_id(&*self.env, file.pin.path(), &file.meta) {
-            self.scrub_found(error);
         }
         Some(CheckedSegment {
             file,

@@ -10,6 +10,7 @@ use esker_segment::{Expected, Segment, SegmentCheck, SegmentError, Source, Unope
 
 use super::pace::Going;
 use super::{Verifier, manifest};
+use crate::env::Env;
 use crate::error::Error;
 use crate::files::FileName;
 use crate::manifest::{CollectionMeta, SegmentMeta, SegmentState};
@@ -30,11 +31,14 @@ pub(super) fn damage_in_use(file: &SegmentFile, found: SegmentError) -> Error {
 /// opened, and what the segment should be if that is known; it takes the segment out of
 /// use if it is damage.
 pub(super) fn reopen(
+    env: &dyn Env,
     opener: &SegmentOpener,
     file: &SegmentFile,
 ) -> Result<Segment<Source>, (Error, Option<Expected>)> {
     let opened = file.for_check().map_err(|error| (error, None))?;
     let (path, expected) = (file.pin.path(), opened.segment.expected());
+    // What is in use may be sound although its name is gone or another file's.
+    manifest::has_file_id(env, path, &file.meta).map_err(|error| (error, None))?;
     let segment = opener.source(path).and_then(|source| {
         let segment = Segment::open(source, expected);
         segment.map_err(|error| Error::in_segment(path, error))
@@ -53,7 +57,7 @@ impl Verifier<'_> {
         opener: &SegmentOpener,
         file: &SegmentFile,
     ) -> Going<bool> {
-        let (failed, expected) = match reopen(opener, file) {
+        let (failed, expected) = match reopen(self.env, opener, file) {
             Ok(segment) => return self.segment(file, &segment),
             Err(failed) => failed,
         };
@@ -153,14 +157,6 @@ impl Verifier<'_> {
                 Some(read) => self.run.read(read)?,
                 None => return Ok(()),
             }
-        }
-    }
-
-    /// That the file of an open segment still has its name.
-    pub(super) fn segment_name(&mut self, file: &SegmentFile) {
-        let path = file.pin.path();
-        if let Err(error) = manifest::has_file_id(self.env, path, &file.meta) {
-            self.problem(error);
         }
     }
 }
