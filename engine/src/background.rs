@@ -108,8 +108,17 @@ impl Core {
     /// One unit of background work of any kind; false if there is none.
     pub(crate) fn run_background_step(&self) -> Result<bool> {
         for work in Work::ALL {
-            if self.guarded(work)? {
-                return Ok(true);
+            match self.guarded(work) {
+                Ok(false) => {}
+                Ok(true) => return Ok(true),
+                Err(error) => {
+                    // What fails for long, for want of space perhaps, must not keep
+                    // damage from being looked for. What that finds is reported there.
+                    if !matches!(work, Work::Scrub) {
+                        let _ = self.guarded(Work::Scrub);
+                    }
+                    return Err(error);
+                }
             }
         }
         Ok(false)

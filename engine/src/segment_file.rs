@@ -90,9 +90,13 @@ impl SegmentFile {
                 Some(opened) => Ok(opened),
                 None => {
                     // Two may open it at once; one of the readers stays.
-                    let now = unopened.open(&self.meta);
-                    let now = now.map_err(|error| self.quarantine(error))?;
-                    Ok(opened.get_or_init(|| Box::new(now)))
+                    match (unopened.open(&self.meta), opened.get()) {
+                        (Ok(now), _) => Ok(opened.get_or_init(|| Box::new(now))),
+                        // Another was faster, and what this one missed may be gone for a
+                        // good reason: whoever replaces a deletion vector has read it.
+                        (Err(_), Some(opened)) => Ok(opened),
+                        (Err(error), None) => Err(self.quarantine(error)),
+                    }
                 }
             },
         }

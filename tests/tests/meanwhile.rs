@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use esker::env::StdEnv;
 use esker::{
     Background, Collection, CollectionOptions, Db, Durability, Error, GraphOptions, Metric,
-    Options, WriteBatch, WriteOptions,
+    Options, VerifyOnOpen, WriteBatch, WriteOptions,
 };
 use esker_tests::fault::FaultStorage;
 use esker_tests::forge;
@@ -101,6 +101,38 @@ fn a_collection_is_dropped_while_a_batch_is_logged() {
     while db.run_background_step().unwrap() {}
     assert_eq!(db.stats().flushes, 0, "there is nothing to flush");
     one(&db, "a").put("l", &[1.0; 4]).expect("a new one");
+}
+
+/// Somebody else opens the segment, deletes a row of it and flushes, so that the
+/// deletion vector which the first one is about to read is gone.
+#[test]
+fn a_deletion_vector_is_replaced_while_its_segment_is_first_opened() {
+    let env = SimEnv::new(3);
+    let db = open(&env);
+    let a = one(&db, "a");
+    for key in ["k", "l", "m"] {
+        a.put(key, &[1.0; 4]).unwrap();
+    }
+    db.flush().unwrap();
+    a.delete("l").unwrap();
+    db.flush().unwrap();
+    db.close().unwrap();
+    let options = manual(&env).verify_on_open(VerifyOnOpen::None);
+    let db = Db::open("/db", options).expect("opens");
+    let a = db.collection("a").unwrap();
+    let (inside, others) = (db.clone(), a.clone());
+    env.before(
+        |call| is_of(call, CallKind::Open, ".deletions"),
+        move || {
+            others.delete("m").expect("deleted");
+            inside.flush().expect("flushed");
+            while inside.run_background_step().unwrap() {}
+        },
+    );
+    assert!(a.get("k").expect("nothing is damaged").is_some());
+    assert!(db.quarantined().is_empty());
+    assert_eq!(a.len().unwrap(), 1);
+    assert!(db.verify().unwrap().is_ok());
 }
 
 #[test]

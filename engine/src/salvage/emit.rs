@@ -33,6 +33,8 @@ pub(super) struct Output {
     pub(super) doubtful: u64,
     pub(super) without_payload: u64,
     pub(super) lost: Lost,
+    /// Chosen rows that were met again, readable or not.
+    pub(super) met: u64,
 }
 
 /// Where a chosen row of a segment is, by age.
@@ -103,7 +105,24 @@ impl<'a> Emitter<'a> {
         for (_, collection, key) in writes {
             self.write_from_log(collection, key)?;
         }
+        self.count_unmet();
         self.write_batch()
+    }
+
+    /// Keys are read once to choose and again to write: a disk that gets worse in
+    /// between must not make rows vanish without a word.
+    fn count_unmet(&mut self) {
+        for output in &mut self.outputs {
+            let unmet = output.chosen.rows.saturating_sub(output.met);
+            let Some(source) = output.from.segments.first().filter(|_| unmet > 0) else {
+                continue;
+            };
+            let what =
+                format!("{unmet} rows of this collection could be read at first, and then no more");
+            let entry = self.ledger.note(&source.path, 0, &what);
+            self.ledger.add_lost(entry, Lost::exactly(unmet));
+            output.lost.add(Lost::exactly(unmet));
+        }
     }
 
     /// The oldest chosen rows behind `after`, no more than `most`, in their order.
@@ -122,6 +141,7 @@ impl<'a> Emitter<'a> {
                                 let entry = self.ledger.note_segment(&source.path, &error);
                                 self.ledger.add_lost(entry, Lost::exactly(1));
                                 output.lost.add(Lost::exactly(1));
+                                output.met += 1;
                                 continue;
                             }
                             Err(_) => continue,
@@ -151,6 +171,7 @@ impl<'a> Emitter<'a> {
         let Some(output) = self.outputs.get_mut(place.collection as usize) else {
             return Ok(());
         };
+        output.met += 1;
         let Some(source) = output.from.segments.get(place.segment as usize) else {
             return Ok(());
         };

@@ -226,6 +226,7 @@ fn write(
             doubtful: 0,
             without_payload: 0,
             lost,
+            met: 0,
         });
     }
     let mut emitter = Emitter::new(db, logs, options, &mut ledger, outputs);

@@ -145,6 +145,7 @@ impl Core {
     }
 
     fn begin_round(&self, now: Duration) -> Round {
+        self.scrubber.found.lock().report.more_problems = 0;
         let manifest = self.manifest.lock();
         let state = manifest.state();
         let (logs, _) = self.log.chain();
@@ -303,6 +304,12 @@ impl Core {
             }
             Some(_) => {}
             None if known.len() < LISTED => found.report.problems.push(error),
+            // The last round's make room.
+            None if old > 0 => {
+                found.report.problems.remove(0);
+                found.report.problems.push(error);
+                found.old -= 1;
+            }
             None => found.report.more_problems += 1,
         }
     }

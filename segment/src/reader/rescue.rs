@@ -106,7 +106,10 @@ impl<S: SectionSource> Rescue<S> {
                     "this is another segment than expected",
                 ));
             }
-            Err(error @ SegmentError::Corruption { .. }) => problems.push(error),
+            // The manifest knows what the header says.
+            Err(error @ (SegmentError::Corruption { .. } | SegmentError::Io(_))) => {
+                problems.push(error);
+            }
             Err(error) => return Err(error),
         }
         let mut len = source.len();

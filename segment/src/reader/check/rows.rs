@@ -211,7 +211,8 @@ impl<S: SectionSource> Step<'_, S> {
                 continue;
             }
             pass.present += u64::from(is_present);
-            pass.bytes += end - start;
+            // Behind a finding offsets may be anything.
+            pass.bytes = pass.bytes.saturating_add(end - start);
             pass.at = Some(end);
         }
         Ok(())
