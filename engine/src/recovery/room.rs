@@ -191,8 +191,6 @@ impl Opening {
         if planted("open.flush_resolves") {
             superseded.clear();
         }
-        // Before anything is taken into the state: damage may still end this.
-        let deletions = changed_deletions(version, &superseded)?;
         let flushed = match planted("open.flush_seqno") {
             true => state.last_seqno,
             false => memtable.last_seqno(),
@@ -206,9 +204,12 @@ impl Opening {
                 .outputs
                 .write_segment(info, &rows, with_graph, || None)?;
             fields.push(Field::AddSegment(info.id, segment.meta));
-            self.report.flushed_segments += 1;
             output = Some(segment);
         }
+        // Not earlier: together they may take as much as the memtable. Nor later, when
+        // something was taken into the state: damage may still end this.
+        let deletions = changed_deletions(version, &superseded)?;
+        self.report.flushed_segments += usize::from(output.is_some());
         apply(state, fields)?;
         let changed = self.room.changed.entry(info.id).or_default();
         changed.extend(deletions.keys());
