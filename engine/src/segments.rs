@@ -70,35 +70,9 @@ impl SegmentOpener {
     /// Opens the file of a segment that the manifest names or is about to name.
     fn open(&self, rows: RowsOf, meta: &SegmentMeta) -> Result<Segment<Source>> {
         let path = FileName::Segment(meta.id.0).path(&self.dir);
-        let file = match self.env.storage().open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::corruption(
-                    &path,
-                    0,
-                    "a segment of the manifest is missing",
-                ));
-            }
-            other => other.map_err(|error| Error::io(&path, "opening", error))?,
-        };
-        let len = file
-            .len()
-            .map_err(|error| Error::io(&path, "reading", error))?;
-        if len != meta.len {
-            let what = format!("it has {len} bytes, the manifest says {}", meta.len);
-            return Err(Error::corruption(&path, len.min(meta.len), what));
-        }
-        let source = self.source_of(&path, file, len)?;
-        let expected = Expected {
-            file_id: meta.file_id,
-            id: meta.id,
-            collection: rows.collection,
-            dimension: rows.dimension,
-            metric: rows.metric,
-            len: meta.len,
-            hash: meta.hash,
-            rows: meta.rows,
-        };
-        Segment::open(source, &expected).map_err(|error| Error::in_segment(&path, error))
+        let file = open_named_file(&*self.env, &path, meta)?;
+        let source = self.source_of(&path, file, meta.len)?;
+        Segment::open(source, &rows.expected(meta)).map_err(|error| Error::in_segment(&path, error))
     }
 
     /// The bytes of a segment file, whatever they are.
@@ -138,11 +112,7 @@ impl SegmentOpener {
     ) -> Result<SegmentFile> {
         let unopened = Unopened {
             opener: Arc::clone(self),
-            rows: RowsOf {
-                collection: collection.id,
-                dimension: collection.dimension,
-                metric: collection.metric,
-            },
+            rows: RowsOf::new(collection),
             deletions: state.deletions,
         };
         let path = FileName::Segment(state.meta.id.0).path(&self.dir);
@@ -163,12 +133,60 @@ impl SegmentOpener {
     }
 }
 
+/// Opens the file of a segment that the manifest names, if it is there and as long as
+/// it should be.
+pub(crate) fn open_named_file(
+    env: &dyn Env,
+    path: &Path,
+    meta: &SegmentMeta,
+) -> Result<Arc<dyn StorageFile>> {
+    let file = match env.storage().open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let what = "a segment of the manifest is missing";
+            return Err(Error::corruption(path, 0, what));
+        }
+        other => other.map_err(|error| Error::io(path, "opening", error))?,
+    };
+    let len = file
+        .len()
+        .map_err(|error| Error::io(path, "reading", error))?;
+    if len != meta.len {
+        let what = format!("it has {len} bytes, the manifest says {}", meta.len);
+        return Err(Error::corruption(path, len.min(meta.len), what));
+    }
+    Ok(file)
+}
+
 /// Whose rows a segment holds, and of which kind they are.
 #[derive(Clone, Copy)]
-struct RowsOf {
+pub(crate) struct RowsOf {
     collection: CollectionId,
     dimension: u32,
     metric: Metric,
+}
+
+impl RowsOf {
+    pub(crate) fn new(collection: &CollectionMeta) -> Self {
+        Self {
+            collection: collection.id,
+            dimension: collection.dimension,
+            metric: collection.metric,
+        }
+    }
+
+    /// What the manifest says of a segment of theirs.
+    pub(crate) fn expected(self, meta: &SegmentMeta) -> Expected {
+        Expected {
+            file_id: meta.file_id,
+            id: meta.id,
+            collection: self.collection,
+            dimension: self.dimension,
+            metric: self.metric,
+            len: meta.len,
+            hash: meta.hash,
+            rows: meta.rows,
+        }
+    }
 }
 
 /// What it takes to open a segment that the manifest names.

@@ -4,7 +4,6 @@
 //! manifest that was replaced while it was read is read again, not called damaged.
 //! Must not know: what the state names.
 
-use std::io;
 use std::path::Path;
 
 use esker_segment::FileId;
@@ -15,6 +14,7 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::files::FileName;
 use crate::manifest::{Current, Manifest, ManifestState, SegmentMeta, replay_manifest_to};
+use crate::segments::open_named_file;
 
 /// Times that a manifest may be replaced while it is read.
 const ATTEMPTS: usize = 8;
@@ -97,18 +97,7 @@ pub(super) fn has_file_id(env: &dyn Env, path: &Path, meta: &SegmentMeta) -> Res
     /// Where a segment's header has its file id.
     const FILE_ID: u64 = 40;
     let reading = |error| Error::io(path, "reading", error);
-    let file = match env.storage().open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let what = "a segment of the manifest is missing";
-            return Err(Error::corruption(path, 0, what));
-        }
-        other => other.map_err(|error| Error::io(path, "opening", error))?,
-    };
-    let len = file.len().map_err(reading)?;
-    if len != meta.len {
-        let what = format!("it has {len} bytes, the manifest says {}", meta.len);
-        return Err(Error::corruption(path, len.min(meta.len), what));
-    }
+    let file = open_named_file(env, path, meta)?;
     let mut id = [0; 16];
     let read = file.read_at(FILE_ID, &mut id).map_err(reading)?;
     if read != id.len() || id != meta.file_id.0 {

@@ -16,7 +16,7 @@ use crate::files::FileName;
 use crate::manifest::{CollectionMeta, SegmentMeta, SegmentState};
 use crate::options::VerifyOnOpen;
 use crate::segment_file::SegmentFile;
-use crate::segments::SegmentOpener;
+use crate::segments::{RowsOf, SegmentOpener};
 
 /// The one place where damage that was found in a segment of the open database takes
 /// it out of use. Returns what was found, though others may have met worse before.
@@ -123,7 +123,12 @@ impl Verifier<'_> {
         let before = self.of_file;
         let path = FileName::Segment(meta.id.0).path(self.dir);
         let found = |finding| Error::in_segment(&path, finding);
-        self.unopened_segment(opener, &path, &expected(collection, &meta), &found)?;
+        self.unopened_segment(
+            opener,
+            &path,
+            &RowsOf::new(collection).expected(&meta),
+            &found,
+        )?;
         // What was found explains it, else it explains itself.
         if self.of_file == before {
             self.problem(failed);
@@ -174,17 +179,4 @@ pub(super) fn fits_manifest(
         offset: segment.stats_offset(),
         what: "its range of SeqNos is not the one that the manifest has".into(),
     })
-}
-
-pub(super) fn expected(collection: &CollectionMeta, meta: &SegmentMeta) -> Expected {
-    Expected {
-        file_id: meta.file_id,
-        id: meta.id,
-        collection: collection.id,
-        dimension: collection.dimension,
-        metric: collection.metric,
-        len: meta.len,
-        hash: meta.hash,
-        rows: meta.rows,
-    }
 }
