@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use esker_segment::{CollectionId, Metric, SeqNo};
+use esker_segment::{CodeKind, CollectionId, Metric, SeqNo};
 use esker_wal::GroupCommit;
 use esker_wal::mutants::planted;
 
@@ -43,6 +43,7 @@ pub(crate) struct CollectionInfo {
     pub(crate) name: String,
     pub(crate) dimension: u32,
     pub(crate) metric: Metric,
+    pub(crate) codes: CodeKind,
     pub(crate) dropped: AtomicBool,
     /// Set when a flush met damage in this collection: it takes no more writes,
     /// because they could never leave the log.
@@ -56,6 +57,7 @@ impl CollectionInfo {
             name: meta.name.clone(),
             dimension: meta.dimension,
             metric: meta.metric,
+            codes: meta.codes,
             dropped: AtomicBool::new(false),
             damaged: Mutex::new(None),
         }

@@ -179,7 +179,7 @@ impl Db {
     ///
     /// # Errors
     /// `Invalid` for an empty or long (over 255 bytes) name or a dimension out of
-    /// range; `Incompatible` if it exists with another dimension or metric; `Io`;
+    /// range; `Incompatible` if it exists with another dimension, metric or codes; `Io`;
     /// `Poisoned`; `Closed`.
     pub fn create_collection(&self, name: &str, options: CollectionOptions) -> Result<Collection> {
         let core = &self.handle.core;
@@ -201,9 +201,10 @@ impl Db {
             name: name.to_owned(),
             dimension: options.dimension,
             metric: options.metric,
+            codes: options.codes,
         };
         let info = Arc::new(CollectionInfo::new(&meta));
-        core.commit(&mut manifest, vec![Field::CreateCollection(meta)])
+        core.commit(&mut manifest, meta.fields().collect())
             .map_err(CommitError::into_error)?;
         let active = info.new_memtable(&core.budget);
         let fresh = CollectionView {
@@ -232,13 +233,21 @@ impl Db {
                 info.name
             )));
         }
-        if (info.dimension, info.metric) != (options.dimension, options.metric) {
+        if (info.dimension, info.metric, info.codes)
+            != (options.dimension, options.metric, options.codes)
+        {
             return Err(Error::Incompatible {
                 file: self.handle.core.dir.clone(),
                 what: format!(
-                    "collection {:?} has dimension {} and metric {}, not {} and {}; \
+                    "collection {:?} has dimension {}, metric {} and codes {}, not {}, {} and {}; \
                      open it with its own settings or choose another name",
-                    info.name, info.dimension, info.metric, options.dimension, options.metric
+                    info.name,
+                    info.dimension,
+                    info.metric,
+                    info.codes,
+                    options.dimension,
+                    options.metric,
+                    options.codes
                 ),
             });
         }

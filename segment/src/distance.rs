@@ -183,6 +183,11 @@ impl Query {
         &self.vector
     }
 
+    /// One over the query's norm; 1 unless the metric is cosine.
+    pub(crate) fn inverse_norm(&self) -> f32 {
+        self.inverse_norm
+    }
+
     /// The distance to a row: squared L2, `1 - cos`, or minus the inner product.
     /// `inverse_norm` is the row's and matters under cosine only.
     ///

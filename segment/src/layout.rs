@@ -66,17 +66,21 @@ pub enum SectionTag {
     Payloads = 9,
     /// Counts and the range of sequence numbers.
     Stats = 10,
+    /// The vectors in compressed form, each with its scale and bias.
+    Codes = 11,
     /// Each row's out-neighbours in the graph, `u32` each, at a fixed stride.
     Graph = 12,
+    /// How the codes are to be read.
+    Codec = 16,
 }
 
-/// Tags that later releases will use: compressed codes; attributes, payload
-/// references, per-block encryption.
-pub const RESERVED_TAGS: [u16; 4] = [11, 13, 14, 15];
+/// Tags that later releases will use: attributes, payload references, per-block
+/// encryption.
+pub const RESERVED_TAGS: [u16; 3] = [13, 14, 15];
 
 impl SectionTag {
     /// Every tag that this release writes, in file order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Vectors,
         Self::Norms,
         Self::SeqNos,
@@ -86,6 +90,8 @@ impl SectionTag {
         Self::KeyFilter,
         Self::PayloadOffsets,
         Self::Payloads,
+        Self::Codec,
+        Self::Codes,
         Self::Graph,
         Self::Stats,
     ];
@@ -99,12 +105,12 @@ impl SectionTag {
         }
     }
 
-    /// The flags that this release writes. Without its graph a segment is slower
-    /// to search and otherwise whole.
+    /// The flags that this release writes. Without its graph or its codes a segment
+    /// is slower to search and otherwise whole.
     #[must_use]
     pub fn flags(self) -> u16 {
         match self {
-            Self::Graph => FLAG_IGNORABLE,
+            Self::Graph | Self::Codec | Self::Codes => FLAG_IGNORABLE,
             _ => 0,
         }
     }
@@ -114,7 +120,7 @@ impl SectionTag {
     #[must_use]
     pub fn alignment(self) -> usize {
         match self {
-            Self::Vectors | Self::Keys | Self::Graph => PAGE,
+            Self::Vectors | Self::Keys | Self::Graph | Self::Codes => PAGE,
             _ => SECTION_ALIGNMENT,
         }
     }

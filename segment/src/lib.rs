@@ -28,6 +28,7 @@ mod wire;
 pub mod layout;
 pub mod source;
 
+mod codes;
 mod graph;
 mod keys;
 mod prefetch;
@@ -38,6 +39,7 @@ mod reader;
 mod writer;
 
 pub use bytes::Bytes;
+pub use codes::CodeKind;
 pub use deletion::DeletionVector;
 pub use error::SegmentError;
 pub use graph::{

@@ -6,7 +6,7 @@
 //! Must not know: whether an edit fits the state.
 #![deny(clippy::indexing_slicing)]
 
-use esker_segment::{CollectionId, FileId, Metric, SegmentId, SeqNo};
+use esker_segment::{CodeKind, CollectionId, FileId, Metric, SegmentId, SeqNo};
 
 use crate::batch::Reader;
 
@@ -26,6 +26,7 @@ pub(crate) const TAG_NEXT_FILE: u16 = 8;
 pub(crate) const TAG_NEXT_COLLECTION: u16 = 9;
 pub(crate) const TAG_LAST_SEQNO: u16 = 10;
 pub(crate) const TAG_SEAL: u16 = 11;
+pub(crate) const TAG_SET_CODES: u16 = 16 | SAFE_TO_IGNORE;
 // 12 is reserved for the host's log position, 13 for retained side logs,
 // 14 for quarantined segments, 15 for the database's mode.
 
@@ -40,6 +41,18 @@ pub(crate) struct CollectionMeta {
     pub(crate) name: String,
     pub(crate) dimension: u32,
     pub(crate) metric: Metric,
+    /// How new segments compress their rows; a field of its own in an edit, because
+    /// releases before it make none.
+    pub(crate) codes: CodeKind,
+}
+
+impl CollectionMeta {
+    /// The fields that make the collection.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = Field> {
+        let codes =
+            (self.codes != CodeKind::default()).then_some(Field::SetCodes(self.id, self.codes));
+        std::iter::once(Field::CreateCollection(self.clone())).chain(codes)
+    }
 }
 
 /// What the manifest says of a segment.
@@ -77,6 +90,7 @@ pub(crate) struct Seal {
 pub(crate) enum Field {
     CreateCollection(CollectionMeta),
     DropCollection(CollectionId),
+    SetCodes(CollectionId, CodeKind),
     AddSegment(CollectionId, SegmentMeta),
     RemoveSegment(CollectionId, SegmentId),
     SetDeletions(CollectionId, SegmentId, DeletionMeta),
@@ -137,6 +151,11 @@ fn encode_field(field: &Field, out: &mut Vec<u8>) -> u16 {
             out.extend_from_slice(&(meta.name.len() as u16).to_le_bytes());
             out.extend_from_slice(meta.name.as_bytes());
             TAG_CREATE_COLLECTION
+        }
+        Field::SetCodes(id, kind) => {
+            out.extend_from_slice(&id.0.to_le_bytes());
+            out.push(kind.tag());
+            TAG_SET_CODES
         }
         Field::DropCollection(id) => {
             out.extend_from_slice(&id.0.to_le_bytes());
@@ -202,6 +221,13 @@ fn decode_field(tag: u16, body: &[u8]) -> Result<Option<Field>, String> {
     let field = match tag {
         TAG_CREATE_COLLECTION => decode_collection(&mut rest)?.map(Field::CreateCollection),
         TAG_DROP_COLLECTION => rest.u32().map(|id| Field::DropCollection(CollectionId(id))),
+        TAG_SET_CODES => match rest.u32().zip(rest.array::<1>()) {
+            // A later release's kind: this one makes the codes that it knows.
+            Some((_, [kind])) if CodeKind::from_tag(kind).is_none() => return Ok(None),
+            found => found.and_then(|(id, [kind])| {
+                Some(Field::SetCodes(CollectionId(id), CodeKind::from_tag(kind)?))
+            }),
+        },
         TAG_ADD_SEGMENT => decode_segment(&mut rest),
         TAG_REMOVE_SEGMENT => rest
             .u32()
@@ -272,6 +298,7 @@ fn decode_collection(rest: &mut Reader<'_>) -> Result<Option<CollectionMeta>, St
         name: name.to_owned(),
         dimension,
         metric,
+        codes: CodeKind::default(),
     }))
 }
 
@@ -325,6 +352,7 @@ mod tests {
                 name: "gløsses".into(),
                 dimension: 384,
                 metric: Metric::Cosine,
+                codes: CodeKind::default(),
             }),
             Field::AddSegment(
                 c,
@@ -403,6 +431,7 @@ mod tests {
                 name: "x".repeat(len),
                 dimension: 2,
                 metric: Metric::L2,
+                codes: CodeKind::default(),
             };
             let mut bytes = Vec::new();
             Edit(vec![Field::CreateCollection(meta)]).encode(&mut bytes);

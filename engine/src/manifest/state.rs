@@ -78,6 +78,7 @@ impl ManifestState {
     fn apply_field(&mut self, field: &Field) -> Result<(), String> {
         match field {
             Field::CreateCollection(meta) => self.create(meta)?,
+            Field::SetCodes(id, kind) => self.collection(*id)?.meta.codes = *kind,
             Field::DropCollection(id) => {
                 self.collections
                     .remove(id)
@@ -157,7 +158,7 @@ impl ManifestState {
     pub(crate) fn to_edit(&self) -> Edit {
         let mut fields = Vec::new();
         for (&id, collection) in &self.collections {
-            fields.push(Field::CreateCollection(collection.meta.clone()));
+            fields.extend(collection.meta.fields());
             fields.push(Field::Flushed(id, collection.flushed));
             for (&segment, state) in &collection.segments {
                 fields.push(Field::AddSegment(id, state.meta));
@@ -232,6 +233,7 @@ mod tests {
             name: "a".into(),
             dimension: 2,
             metric: Metric::L2,
+            codes: esker_segment::CodeKind::default(),
         };
         state
             .apply(&Edit(vec![Field::CreateCollection(collection)]))

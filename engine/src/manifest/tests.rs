@@ -32,6 +32,7 @@ fn collection(id: u32, name: &str) -> CollectionMeta {
         name: name.to_owned(),
         dimension: 2,
         metric: Metric::L2,
+        codes: esker_segment::CodeKind::default(),
     }
 }
 

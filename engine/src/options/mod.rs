@@ -16,7 +16,7 @@ mod verify_on_open;
 use std::sync::Arc;
 use std::time::Duration;
 
-use esker_segment::{MAX_DIMENSION, Metric};
+use esker_segment::{CodeKind, MAX_DIMENSION, Metric};
 
 use crate::env::{Env, StdEnv};
 use crate::error::{Error, Result};
@@ -405,13 +405,27 @@ impl Options {
 pub struct CollectionOptions {
     pub(crate) dimension: u32,
     pub(crate) metric: Metric,
+    pub(crate) codes: CodeKind,
 }
 
 impl CollectionOptions {
     /// Vectors of `dimension` (1 to 65,535) `f32` components under `metric`.
     #[must_use]
     pub fn new(dimension: u32, metric: Metric) -> Self {
-        Self { dimension, metric }
+        Self {
+            dimension,
+            metric,
+            codes: CodeKind::default(),
+        }
+    }
+
+    /// How segments compress rows for their searches. Answers are exact distances
+    /// and vectors come back bit for bit whatever this is; fewer bits take less
+    /// memory and a longer search list for the same recall. Default: [`CodeKind::Sq8`].
+    #[must_use]
+    pub fn codes(mut self, codes: CodeKind) -> Self {
+        self.codes = codes;
+        self
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

@@ -214,7 +214,7 @@ fn write(
     let mut outputs = Vec::with_capacity(collections.len());
     for from in collections.into_values() {
         let meta = &from.meta;
-        let settings = CollectionOptions::new(meta.dimension, meta.metric);
+        let settings = CollectionOptions::new(meta.dimension, meta.metric).codes(meta.codes);
         let to = db.create_collection(&meta.name, settings)?;
         let mut lost = from.lost;
         let chosen = choose::choose(&from, logs, whole, &mut ledger, &mut lost);

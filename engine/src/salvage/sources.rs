@@ -346,6 +346,7 @@ impl Collection {
                 name: format!("collection-{id}"),
                 dimension,
                 metric,
+                codes: esker_segment::CodeKind::default(),
             },
             flushed: 0,
             segments: Vec::new(),

@@ -80,8 +80,10 @@ pub struct SearchResult {
 pub struct SearchStats {
     /// Graph nodes whose neighbours were looked at.
     pub visited: u64,
-    /// Rows whose distance was computed, in memtables and scans too.
+    /// Rows whose distance was computed or estimated, in memtables and scans too.
     pub distances: u64,
+    /// Rows that a walk found by their codes and whose exact distance was computed.
+    pub reranked: u64,
     /// Segments that were searched.
     pub segments: usize,
     /// Segments with a graph that were scanned whole, because the graph did not
@@ -330,7 +332,7 @@ impl<'a> Search<'a, '_> {
     }
 
     /// Takes the live rows among the candidates, nearest first, until no further
-    /// one can be among the k nearest.
+    /// one can be among the k nearest, with exact distances.
     fn drain(&mut self, segment: Readable<'_>, scratch: &mut Scratch) -> Result<Drained> {
         let candidates = scratch.search.candidates();
         let mut drained = Drained {
@@ -338,12 +340,16 @@ impl<'a> Search<'a, '_> {
             enough: false,
             all_met: candidates.len() as u64 >= u64::from(segment.segment.rows()),
         };
+        let file = segment.segment;
         let found = &mut scratch.found;
         found.clear();
+        // By estimates, so many that the k nearest are among them.
+        let estimated = file.walks_codes();
+        let wanted = file.rerank_rows(self.options.k);
         for (distance, row) in candidates {
-            let kth = self.options.k.checked_sub(1).and_then(|k| found.get(k));
-            drained.enough = self.top.excludes(distance)
-                || kth.is_some_and(|(kth, _): &(f32, Row)| distance > *kth);
+            let last = wanted.checked_sub(1).and_then(|n| found.get(n));
+            drained.enough = last.is_some_and(|(last, _): &(f32, Row)| distance > *last)
+                || !estimated && self.top.excludes(distance);
             if drained.enough {
                 break;
             }
@@ -354,6 +360,11 @@ impl<'a> Search<'a, '_> {
             }
         }
         drained.enough |= found.len() >= self.options.k;
+        if estimated {
+            let exact = file.rerank(self.query, found);
+            exact.map_err(|error| segment.failed(error))?;
+            self.stats.reranked += found.len() as u64;
+        }
         Ok(drained)
     }
 }

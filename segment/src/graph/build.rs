@@ -17,7 +17,7 @@ use crate::graph::executor::{Executor, map};
 use crate::graph::prune::{Limits, PruneScratch, prune};
 use crate::graph::random::SplitMix;
 use crate::graph::vectors::BuildVectors;
-use crate::graph::walk::{Space, WalkScratch, walk};
+use crate::graph::walk::{Space, WalkScratch, one_by_one, walk};
 use crate::graph::{Check, GraphParams};
 
 /// Largest batch as a share of the rows: those of one batch do not see each other.
@@ -279,23 +279,16 @@ impl Space for FromRow<'_> {
     type Error = Infallible;
 
     #[inline]
-    fn distance(&self, row: u32) -> Result<f32, Infallible> {
-        Ok(self.vectors.between(self.row, row))
+    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), Infallible> {
+        let bytes = size_of_val(self.vectors.row(0));
+        let between = |row| Ok(self.vectors.between(self.row, row));
+        one_by_one(rows, bytes, out, |row| self.vectors.prefetch(row), between)
     }
 
     #[inline]
     fn neighbors(&self, row: u32, out: &mut Vec<u32>) -> Result<(), Infallible> {
         out.extend_from_slice(self.graph.neighbors(row));
         Ok(())
-    }
-
-    fn vector_bytes(&self) -> usize {
-        size_of_val(self.vectors.row(0))
-    }
-
-    #[inline]
-    fn prefetch_vector(&self, row: u32) {
-        self.vectors.prefetch(row);
     }
 
     #[inline]

@@ -30,7 +30,7 @@ pub(crate) use adjacency::{Adjacency, NO_ROW, until_end};
 pub use executor::{Executor, Inline};
 pub(crate) use pool::MAX_ROW;
 pub use walk::{NextRow, Walk};
-pub(crate) use walk::{Space, WalkScratch, walk};
+pub(crate) use walk::{Space, WalkScratch, one_by_one, rows_ahead, walk};
 
 /// Largest R that a file may state: more would cost more than a scan.
 pub const MAX_DEGREE: u32 = 1024;

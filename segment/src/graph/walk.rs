@@ -19,20 +19,42 @@ const BYTES_AHEAD: usize = 6 << 10;
 pub(crate) trait Space {
     type Error;
 
-    /// Distance of a row from the query; smaller is nearer.
-    fn distance(&self, row: u32) -> Result<f32, Self::Error>;
+    /// Appends the distance of each row from the query; smaller is nearer. Asks the
+    /// processor for rows ahead of their use.
+    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), Self::Error>;
 
     /// Puts a row's out-neighbours into `out`, which is empty.
     fn neighbors(&self, row: u32, out: &mut Vec<u32>) -> Result<(), Self::Error>;
 
-    /// Bytes of a vector.
-    fn vector_bytes(&self) -> usize;
-
-    /// Asks the processor for a row's vector.
-    fn prefetch_vector(&self, row: u32);
-
     /// Asks the processor for a row's edges.
     fn prefetch_neighbors(&self, row: u32);
+}
+
+/// The distances of rows one by one, each asked for ahead of its use.
+#[inline(always)]
+pub(crate) fn one_by_one<E>(
+    rows: &[u32],
+    row_bytes: usize,
+    out: &mut Vec<f32>,
+    prefetch: impl Fn(u32),
+    distance: impl Fn(u32) -> Result<f32, E>,
+) -> Result<(), E> {
+    let ahead = rows_ahead(row_bytes);
+    let mut coming = rows.iter();
+    coming.by_ref().take(ahead).for_each(|row| prefetch(*row));
+    for row in rows {
+        if let Some(next) = coming.next() {
+            prefetch(*next);
+        }
+        out.push(distance(*row)?);
+    }
+    Ok(())
+}
+
+/// How many rows to ask for ahead.
+#[inline]
+pub(crate) fn rows_ahead(row_bytes: usize) -> usize {
+    (BYTES_AHEAD / row_bytes.max(1)).clamp(3, 16)
 }
 
 /// What one walk did.
@@ -92,11 +114,12 @@ pub(crate) fn walk<S: Space>(
         neighbors,
         distances,
     } = scratch;
-    let ahead = (BYTES_AHEAD / space.vector_bytes().max(1)).clamp(3, 16);
     pool.reset(l);
     visited.clear();
     visited.insert(start);
-    pool.offer(space.distance(start)?, start);
+    distances.clear();
+    space.distances(&[start], distances)?;
+    pool.offer(distances.first().copied().unwrap_or(f32::MAX), start);
     pool.merge();
     let mut walked = Walk {
         visited: 0,
@@ -118,20 +141,12 @@ pub(crate) fn walk<S: Space>(
         neighbors.clear();
         space.neighbors(row, neighbors)?;
         neighbors.retain(|row| visited.insert(*row));
-        for row in neighbors.iter().take(ahead) {
-            space.prefetch_vector(*row);
-        }
         // Most likely the next to be expanded.
         if let Some((_, row)) = pool.peek() {
             space.prefetch_neighbors(row);
         }
         distances.clear();
-        for (i, row) in neighbors.iter().enumerate() {
-            if let Some(ahead) = neighbors.get(i + ahead) {
-                space.prefetch_vector(*ahead);
-            }
-            distances.push(space.distance(*row)?);
-        }
+        space.distances(neighbors, distances)?;
         for (row, distance) in neighbors.iter().zip(distances.iter()) {
             pool.offer(*distance, *row);
         }

@@ -13,9 +13,11 @@ mod remains;
 mod rescue;
 mod scan;
 mod search;
+mod space;
 
 use std::ops::{Deref, Range};
 
+use crate::codes::Codec;
 use crate::error::SegmentError;
 use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 use crate::keys::{FILTER_BLOCK_LEN, Fences};
@@ -27,7 +29,7 @@ use crate::wire::{u32_at, u64_at};
 use crate::writer::{PAYLOAD_PRESENT, SegmentParams, SegmentSummary};
 pub use check::{Findings, SegmentCheck, UnopenedSegment};
 pub use keys::KeyIter;
-use open::{Layout, Sections, check_graph, read_whole};
+use open::{Layout, Sections, check_graph, read_codec, read_whole};
 pub use rescue::{Identity, Leaves, LostLeaf, Rescue, RescuedLeaf};
 pub use search::SearchScratch;
 
@@ -79,6 +81,8 @@ pub struct Segment<S: SectionSource = Source> {
     sections: Sections,
     fences: Fences,
     stats: Stats,
+    /// How to read the codes, unless the segment has none.
+    codec: Option<Codec>,
     filter_blocks: u64,
 }
 
@@ -98,6 +102,7 @@ impl<S: SectionSource> Segment<S> {
         let stats = read_whole(&source, &sections.stats)?;
         let stats = Stats::decode(&stats, sections.stats.file_offset(0))?;
         check_graph(&sections, &stats, expected.rows)?;
+        let codec = read_codec(&source, &sections, expected)?;
         let filter_blocks = sections.key_filter.len() / FILTER_BLOCK_LEN as u64;
         Ok(Self {
             source,
@@ -107,6 +112,7 @@ impl<S: SectionSource> Segment<S> {
             sections,
             fences,
             stats,
+            codec,
             filter_blocks,
         })
     }
@@ -150,6 +156,7 @@ impl<S: SectionSource> Segment<S> {
             + sections
             + self.sections.vectors.table_bytes()
             + self.fences.heap_bytes()
+            + self.codec.as_ref().map_or(0, Codec::heap_bytes)
             + self.source.heap_bytes()
     }
 

@@ -5,6 +5,7 @@
 //! that the manifest means; a section of fixed size has exactly that size. Must
 //! not know: rows.
 
+use crate::codes::Codec;
 use crate::error::SegmentError;
 use crate::graph::{MAX_DEGREE, MAX_ROW};
 use crate::keys::FILTER_BLOCK_LEN;
@@ -31,6 +32,8 @@ pub(super) struct Sections {
     /// Offsets and heap; together or not at all.
     pub(super) payloads: Option<(Section, Section)>,
     pub(super) graph: Option<Section>,
+    /// How to read the codes, and these; together or not at all.
+    pub(super) codes: Option<(Section, Section)>,
     pub(super) stats: Section,
     pub(super) skipped: Vec<Section>,
 }
@@ -169,6 +172,11 @@ impl Sections {
                 return Err(layout.corrupt("payloads without offsets, or offsets without payloads"));
             }
         };
+        let codes = match (find(SectionTag::Codec), find(SectionTag::Codes)) {
+            (None, None) => None,
+            (Some(codec), Some(codes)) => Some((codec, codes)),
+            _ => return Err(layout.corrupt("codes without a codec, or a codec without codes")),
+        };
         let mut skipped = Vec::new();
         for entry in layout
             .footer
@@ -200,6 +208,7 @@ impl Sections {
             key_filter: some(SectionTag::KeyFilter, FILTER_BLOCK_LEN)?,
             payloads,
             graph: find(SectionTag::Graph),
+            codes,
             stats: some(SectionTag::Stats, 1)?,
             skipped,
         })
@@ -219,9 +228,10 @@ impl Sections {
         .chain(&self.norms)
         .chain(&self.graph)
         .chain(
-            self.payloads
-                .iter()
-                .flat_map(|(offsets, heap)| [offsets, heap]),
+            [&self.payloads, &self.codes]
+                .into_iter()
+                .flatten()
+                .flat_map(|(first, second)| [first, second]),
         )
         .chain(&self.skipped)
     }
@@ -249,6 +259,27 @@ pub(super) fn check_graph(
             Ok(())
         }
     }
+}
+
+/// Reads how the codes of a segment are made. `None` if it has none that this
+/// release can read.
+pub(super) fn read_codec<S: SectionSource>(
+    source: &S,
+    sections: &Sections,
+    expected: &Expected,
+) -> Result<Option<Codec>, SegmentError> {
+    let Some((codec, codes)) = &sections.codes else {
+        return Ok(None);
+    };
+    let bytes = read_whole(source, codec)?;
+    let at = codec.file_offset(0);
+    let read = Codec::from_bytes(&bytes, expected.metric, expected.dimension, at)?;
+    if let Some(read) = &read
+        && codes.len() != u64::from(expected.rows) * read.stride() as u64
+    {
+        return Err(codec.corruption(0, "codes of another length"));
+    }
+    Ok(read)
 }
 
 impl Layout {

@@ -147,6 +147,7 @@ impl<S: SectionSource> Rescue<S> {
             }
         };
         let segment = Segment {
+            codec: None,
             source,
             expected,
             footer_offset: layout.tail.footer_offset,

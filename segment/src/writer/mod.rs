@@ -8,10 +8,12 @@
 //! Must not know: where the file is, when it is synced.
 
 mod body;
+mod codes;
 
 use std::borrow::Cow;
 use std::io::Write;
 
+use crate::codes::{Centre, CodeKind};
 use crate::distance::{inverse_norm, validate_vector};
 use crate::error::SegmentError;
 use crate::graph::{self, Executor, GraphParams};
@@ -99,6 +101,8 @@ pub struct SegmentParams {
     pub dimension: u32,
     /// The collection's metric; cosine adds the inverse norms.
     pub metric: Metric,
+    /// How the vectors are compressed for searches.
+    pub codes: CodeKind,
 }
 
 /// What the manifest must know of a written segment.
@@ -160,7 +164,7 @@ pub fn write_segment(
     };
     let mut body = Body::new(out, params.file_id);
     body.raw(&header.encode())?;
-    write_vectors(rows, params, &mut body)?;
+    let (centre, norms) = write_vectors(rows, params, &mut body)?;
     let mut stats = Stats {
         min_seqno: SeqNo(u64::MAX),
         ..Stats::default()
@@ -168,6 +172,8 @@ pub fn write_segment(
     write_seqnos(rows, &mut stats, &mut body)?;
     write_keys(rows, &mut stats, &mut body)?;
     write_payloads(rows, &mut stats, &mut body)?;
+    codes::write_codes(rows, params, centre, &norms, &mut body)?;
+    drop(norms);
     if let Some(build) = graph {
         stats.graph = Some(write_graph(rows, params, build, &mut body)?);
     }
@@ -188,20 +194,28 @@ fn all(rows: &impl RowSource) -> impl Iterator<Item = Row> {
     (0..rows.rows()).map(Row)
 }
 
+/// Writes the vectors and what comes of their norms: the centre for the codes, and
+/// under cosine the inverse norms.
 fn write_vectors<W: Write>(
     rows: &impl RowSource,
     params: &SegmentParams,
     body: &mut Body<'_, W>,
-) -> Result<(), SegmentError> {
+) -> Result<(Centre, Vec<f32>), SegmentError> {
     let mut norms = Vec::new();
+    let mut centre = Centre::new(params.dimension);
     body.begin(SectionTag::Vectors)?;
     for row in all(rows) {
         let vector = rows.vector(row)?;
         validate_vector(params.metric, params.dimension, &vector)
             .map_err(|error| SegmentError::invalid(format!("row {row}: {error}")))?;
+        let norm = match params.metric {
+            Metric::Cosine => inverse_norm(&vector),
+            Metric::L2 | Metric::InnerProduct => 1.0,
+        };
         if params.metric == Metric::Cosine {
-            norms.push(inverse_norm(&vector));
+            norms.push(norm);
         }
+        centre.add(&vector, norm);
         body.write(bytemuck::must_cast_slice(&vector))?;
     }
     body.end()?;
@@ -210,7 +224,7 @@ fn write_vectors<W: Write>(
         body.write(bytemuck::must_cast_slice(&norms))?;
         body.end()?;
     }
-    Ok(())
+    Ok((centre, norms))
 }
 
 fn write_seqnos<W: Write>(

@@ -1,0 +1,111 @@
+//! Compressed forms of vectors, by which a graph is walked and rows are scanned.
+//!
+//! Owns how a vector becomes a code ([`Codec`]) and how near a code is to a query
+//! ([`CodeQuery`]). A row's code is its offset from the segment's centre, scaled by
+//! a number of its own so that its largest component fills the range; per row and
+//! not per segment, because then one outlier spoils one row (docs/decisions/0012).
+//! Invariants: a code depends on the vector and the centre alone, bit for bit the
+//! same on every machine; an estimate is no answer: who uses it reranks with the
+//! vectors. Must not know: graphs, files.
+
+mod encode;
+mod kernels;
+mod query;
+mod rotation;
+
+pub(crate) use encode::{Centre, Codec};
+pub(crate) use kernels::Table;
+pub(crate) use query::CodeQuery;
+
+use std::fmt;
+
+use kernels::Packing;
+
+/// How the engine's own copies of vectors are compressed. The vectors themselves
+/// are stored as they were put, whatever this is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CodeKind {
+    /// A byte for each component: finds what the vectors themselves would find.
+    #[default]
+    Sq8,
+    /// Four bits for each component, of the rotated vector: half the memory, and a
+    /// longer list for the same recall.
+    Sq4,
+    /// One bit for each component, of the rotated vector, with a corrected length
+    /// (after RaBitQ, Gao and Long, SIGMOD 2024): least memory; for many dimensions.
+    Bit1,
+}
+
+impl CodeKind {
+    /// The number that files know it by.
+    #[must_use]
+    pub fn tag(self) -> u8 {
+        match self {
+            Self::Sq8 => 1,
+            Self::Sq4 => 2,
+            Self::Bit1 => 3,
+        }
+    }
+
+    /// The kind of a number in a file.
+    #[must_use]
+    pub fn from_tag(tag: u8) -> Option<Self> {
+        [Self::Sq8, Self::Sq4, Self::Bit1]
+            .into_iter()
+            .find(|kind| kind.tag() == tag)
+    }
+
+    /// Bytes of one row's code with its two numbers.
+    #[must_use]
+    pub fn stride(self, dimension: u32) -> usize {
+        self.packing().bytes(dimension as usize).next_multiple_of(4) + FACTORS
+    }
+
+    /// Candidates, nearest first by their codes, among which the `k` nearest are,
+    /// most likely (docs/decisions/0012).
+    #[must_use]
+    pub fn rerank_rows(self, k: usize) -> usize {
+        match self {
+            Self::Sq8 => (k + k / 2).max(k + 10),
+            Self::Sq4 => (3 * k).max(k + 30),
+            Self::Bit1 => (10 * k).max(k + 90),
+        }
+    }
+
+    fn packing(self) -> Packing {
+        match self {
+            Self::Sq8 => Packing::Bytes,
+            Self::Sq4 => Packing::Nibbles,
+            Self::Bit1 => Packing::Bits,
+        }
+    }
+
+    /// Whether components are mixed before they are cut short: a few bits suit
+    /// components of one size only.
+    fn rotates(self) -> bool {
+        self != Self::Sq8
+    }
+
+    /// A component is `step * packed + offset`, in units of the row's scale.
+    fn levels(self) -> (i32, i32) {
+        match self {
+            Self::Sq8 => (1, -128),
+            Self::Sq4 => (2, -15),
+            Self::Bit1 => (2, -1),
+        }
+    }
+}
+
+impl fmt::Display for CodeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sq8 => "sq8",
+            Self::Sq4 => "sq4",
+            Self::Bit1 => "bit1",
+        })
+    }
+}
+
+/// Bytes behind each code: its scale and its bias, `f32` each.
+const FACTORS: usize = 8;
