@@ -286,7 +286,7 @@ impl Outputs {
             file_id,
             dimension: info.dimension,
             metric: info.metric,
-            codes: info.codes,
+            codes: Some(info.codes),
         };
         let with_graph = with_graph && self.graph.wanted(u64::from(rows.rows()));
         let build = with_graph.then(|| GraphBuild {

@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock};
 
 use esker_segment::distance::{Query, inverse_norm};
 use esker_segment::{
-    BlockCache, Bytes, CollectionId, Expected, FileId, GraphBuild, GraphParams, Inline, Key,
-    Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, SectionSource, Segment,
+    BlockCache, Bytes, CodeKind, CollectionId, Expected, FileId, GraphBuild, GraphParams, Inline,
+    Key, Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, SectionSource, Segment,
     SegmentError, SegmentId, SegmentParams, SeqNo, layout, write_segment,
 };
 use esker_tests::rng::Rng;
@@ -313,6 +313,7 @@ pub fn base_segment(number: usize) -> Vec<u8> {
         file_id: FileId(*b"a segment's file"),
         dimension,
         metric,
+        codes: Some(CodeKind::default()),
     };
     let mut file = Vec::new();
     let build = GraphBuild {

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use esker_segment::{
-    Bytes, CollectionId, Expected, Key, Memory, Metric, Row, RowSource, Segment, SegmentError,
-    SegmentId, SegmentParams, SeqNo, Source, write_segment,
+    Bytes, CodeKind, CollectionId, Expected, Key, Memory, Metric, Row, RowSource, Segment,
+    SegmentError, SegmentId, SegmentParams, SeqNo, Source, write_segment,
 };
 
 use crate::env::{Storage, StorageFile, StorageLock};
@@ -118,6 +118,7 @@ impl Image {
             file_id: Default::default(),
             dimension: 1,
             metric: Metric::L2,
+            codes: Some(CodeKind::default()),
         };
         let mut out = Vec::new();
         let summary = write_segment(&self.rows, &params, None, &mut out).unwrap();

@@ -114,17 +114,12 @@ impl Bytes {
         };
         let mut laid_out = Vec::new();
         for part in parts {
-            let places = match packing {
-                Packing::Bits => components.len(),
-                Packing::Bytes | Packing::Nibbles => len,
+            // Bits are read in whole words.
+            let (places, overlap) = match packing {
+                Packing::Bits => (components.len(), false),
+                Packing::Bytes | Packing::Nibbles => (len, isa.ends_with_overlap(len)),
             };
-            lay_out(
-                part,
-                places,
-                isa.width(),
-                isa.ends_with_overlap(len),
-                &mut laid_out,
-            );
+            lay_out(part, places, isa.width(), overlap, &mut laid_out);
         }
         Self {
             packing,

@@ -6,23 +6,17 @@
 use std::io::Write;
 
 use super::body::Body;
-use super::{RowSource, SegmentParams, all};
-use crate::codes::{Centre, Codec};
+use super::{RowSource, all};
+use crate::codes::Codec;
 use crate::error::SegmentError;
 use crate::layout::SectionTag;
 
 pub(super) fn write_codes<W: Write>(
     rows: &impl RowSource,
-    params: &SegmentParams,
-    centre: Centre,
+    codec: &Codec,
     norms: &[f32],
     body: &mut Body<'_, W>,
 ) -> Result<(), SegmentError> {
-    let codec = Codec {
-        kind: params.codes,
-        metric: params.metric,
-        centre: centre.mean(),
-    };
     body.begin(SectionTag::Codec)?;
     body.write(&codec.to_bytes())?;
     body.end()?;

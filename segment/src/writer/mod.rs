@@ -13,7 +13,7 @@ mod codes;
 use std::borrow::Cow;
 use std::io::Write;
 
-use crate::codes::{Centre, CodeKind};
+use crate::codes::{Centre, CodeKind, Codec};
 use crate::distance::{inverse_norm, validate_vector};
 use crate::error::SegmentError;
 use crate::graph::{self, Executor, GraphParams};
@@ -101,8 +101,9 @@ pub struct SegmentParams {
     pub dimension: u32,
     /// The collection's metric; cosine adds the inverse norms.
     pub metric: Metric,
-    /// How the vectors are compressed for searches.
-    pub codes: CodeKind,
+    /// How the vectors are compressed for searches; without codes these read the
+    /// vectors.
+    pub codes: Option<CodeKind>,
 }
 
 /// What the manifest must know of a written segment.
@@ -172,7 +173,14 @@ pub fn write_segment(
     write_seqnos(rows, &mut stats, &mut body)?;
     write_keys(rows, &mut stats, &mut body)?;
     write_payloads(rows, &mut stats, &mut body)?;
-    codes::write_codes(rows, params, centre, &norms, &mut body)?;
+    if let Some(kind) = params.codes {
+        let codec = Codec {
+            kind,
+            metric: params.metric,
+            centre: centre.mean(),
+        };
+        codes::write_codes(rows, &codec, &norms, &mut body)?;
+    }
     drop(norms);
     if let Some(build) = graph {
         stats.graph = Some(write_graph(rows, params, build, &mut body)?);

@@ -2,11 +2,11 @@
 
 use esker_segment::deletion::{self, DeletionVector};
 use esker_segment::layout::{self, SectionTag};
-use esker_segment::{Metric, Row, Segment, SegmentId};
+use esker_segment::{CodeKind, Metric, Row, Segment, SegmentId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::hostile::{Layout, u32_at, u64_at};
-use crate::support::{FILE, Rows, memory, small, write, write_with_graph};
+use crate::support::{FILE, Rows, memory, small, write, write_coded, write_with_graph};
 
 const DOCUMENT: &str = include_str!("../../../docs/format/segment.md");
 
@@ -89,7 +89,8 @@ fn the_header_is_where_the_document_says() {
 
 #[test]
 fn footer_and_sections_are_as_the_document_says() {
-    let (file, expected) = write_with_graph(&small(Metric::Cosine), Metric::Cosine, 4);
+    let rows = small(Metric::Cosine);
+    let (file, expected) = write_coded(&rows, Metric::Cosine, 4, CodeKind::Sq8);
     let tail = file.len() - layout::TAIL_LEN;
     let footer = number(&file, tail, "Tail", "footer offset") as usize;
     assert_eq!(
@@ -99,7 +100,7 @@ fn footer_and_sections_are_as_the_document_says() {
     assert_eq!(number(&file, tail, "Tail", "hash"), expected.hash);
     let (at, size) = field("Tail", "magic");
     assert_eq!(file[tail + at..tail + at + size], *b"ESKEREND");
-    assert_eq!(number(&file, footer, "Footer", "sections"), 11);
+    assert_eq!(number(&file, footer, "Footer", "sections"), 13);
 
     let tags = table("Section tags");
     assert_eq!(tags.len(), SectionTag::ALL.len());
@@ -112,7 +113,8 @@ fn footer_and_sections_are_as_the_document_says() {
         let at = footer + layout::FOOTER_PREFIX_LEN + n * layout::SECTION_ENTRY_LEN;
         let entry = |name| number(&file, at, "Section table entry", name);
         assert_eq!(entry("tag"), tag as u64);
-        let flags = u64::from(tag == SectionTag::Graph);
+        let ignorable = [SectionTag::Codec, SectionTag::Codes, SectionTag::Graph];
+        let flags = u64::from(ignorable.contains(&tag));
         assert_eq!((entry("flags"), u64::from(tag.flags())), (flags, flags));
         assert_eq!(entry("block size"), u64::from(tag.block_size()));
         assert_eq!(entry("offset") % tag.alignment() as u64, 0);
@@ -129,6 +131,8 @@ fn footer_and_sections_are_as_the_document_says() {
             SectionTag::KeyFilter => 32,
             SectionTag::PayloadOffsets => 6 * 8,
             SectionTag::Payloads => 309,
+            SectionTag::Codec => 8 + 3 * 4,
+            SectionTag::Codes => 5 * (4 + 8),
             SectionTag::Graph => 5 * 4 * 4,
             SectionTag::Stats => 120,
             SectionTag::Keys => 4 + 6 * 5 + 22,
@@ -137,8 +141,8 @@ fn footer_and_sections_are_as_the_document_says() {
         blocks += entry("blocks");
     }
     assert_eq!(number(&file, footer, "Footer", "blocks"), blocks);
-    assert_eq!(layout::RESERVED_TAGS, [11, 13, 14, 15]);
-    assert!(DOCUMENT.contains("Tags 11, 13, 14 and 15 are reserved"));
+    assert_eq!(layout::RESERVED_TAGS, [13, 14, 15]);
+    assert!(DOCUMENT.contains("Tags 13, 14 and 15 are reserved"));
     assert!(DOCUMENT.contains("a power of two from 4,096 to 1,048,576"));
     assert_eq!(layout::BLOCK_SIZES, 4096..=1_048_576);
 }

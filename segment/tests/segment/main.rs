@@ -8,6 +8,7 @@
 
 mod allocations;
 mod check;
+mod codes;
 mod damage;
 mod format;
 mod graph;

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use esker_segment::{
-    BlockCache, Bytes, CollectionId, Expected, FileId, GraphBuild, GraphParams, Inline, Key,
-    Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, Segment, SegmentError, SegmentId,
-    SegmentParams, SegmentSummary, SeqNo, Source, Walk, distance::Query, write_segment,
+    BlockCache, Bytes, CodeKind, CollectionId, Expected, FileId, GraphBuild, GraphParams, Inline,
+    Key, Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, Segment, SegmentError,
+    SegmentId, SegmentParams, SegmentSummary, SeqNo, Source, Walk, distance::Query, write_segment,
 };
 use proptest::prelude::*;
 
@@ -68,11 +68,12 @@ pub(crate) fn params(metric: Metric, dimension: usize) -> SegmentParams {
         file_id: FILE,
         dimension: dimension as u32,
         metric,
+        codes: None,
     }
 }
 
 pub(crate) fn write(rows: &Rows, metric: Metric) -> (Vec<u8>, Expected) {
-    write_as(rows, metric, None)
+    write_as(rows, metric, None, None)
 }
 
 /// As [`write`], with a graph of at most `max_degree` edges a row.
@@ -81,22 +82,43 @@ pub(crate) fn write_with_graph(
     metric: Metric,
     max_degree: u32,
 ) -> (Vec<u8>, Expected) {
-    let params = GraphParams {
-        max_degree,
-        l_build: 32,
-        // What the engine's defaults are.
-        alpha: 1.3,
-        seed: 9,
-    };
-    let build = GraphBuild {
-        params,
-        executor: &Inline,
-    };
-    write_as(rows, metric, Some(&build))
+    write_as(rows, metric, Some(&build(max_degree)), None)
 }
 
-fn write_as(rows: &Rows, metric: Metric, graph: Option<&GraphBuild<'_>>) -> (Vec<u8>, Expected) {
-    let params = params(metric, rows.rows[0].vector.len());
+fn build(max_degree: u32) -> GraphBuild<'static> {
+    GraphBuild {
+        params: GraphParams {
+            max_degree,
+            l_build: 32,
+            // What the engine's defaults are.
+            alpha: 1.3,
+            seed: 9,
+        },
+        executor: &Inline,
+    }
+}
+
+/// As [`write_with_graph`], with codes.
+pub(crate) fn write_coded(
+    rows: &Rows,
+    metric: Metric,
+    max_degree: u32,
+    kind: CodeKind,
+) -> (Vec<u8>, Expected) {
+    let build = build(max_degree);
+    write_as(rows, metric, Some(&build), Some(kind))
+}
+
+fn write_as(
+    rows: &Rows,
+    metric: Metric,
+    graph: Option<&GraphBuild<'_>>,
+    codes: Option<CodeKind>,
+) -> (Vec<u8>, Expected) {
+    let params = SegmentParams {
+        codes,
+        ..params(metric, rows.rows[0].vector.len())
+    };
     let mut file = Vec::new();
     let summary: SegmentSummary = write_segment(rows, &params, graph, &mut file).unwrap();
     assert_eq!(summary.len, file.len() as u64);

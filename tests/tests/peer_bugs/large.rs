@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use esker::env::Env;
 use esker::{Background, Db, Error, MapMode, Options};
 use esker_segment::{
-    BlockCache, CollectionId, Expected, FileId, Metric, Paged, ReadAt, Row, RowSource, Segment,
-    SegmentError, SegmentId, SegmentParams, SeqNo, write_segment,
+    BlockCache, CodeKind, CollectionId, Expected, FileId, Metric, Paged, ReadAt, Row, RowSource,
+    Segment, SegmentError, SegmentId, SegmentParams, SeqNo, write_segment,
 };
 use esker_wal::{
     Expect, FRAME_HEADER_LEN, FrameBuf, HeaderState, LogFile, LogHeader, LogKind, LogNumber,
@@ -222,6 +222,7 @@ fn lesson_16_redb_515_a_segment_goes_on_beyond_four_gigabytes() {
         file_id: FileId([16; 16]),
         dimension: 2,
         metric: Metric::L2,
+        codes: Some(CodeKind::default()),
     };
     let mut file = Holes::default();
     let rows = Heavy(vec![0; PAYLOAD]);

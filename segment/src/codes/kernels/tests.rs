@@ -97,14 +97,3 @@ fn a_row_that_is_not_there_is_named_and_not_read() {
         assert_eq!(seen, 2);
     }
 }
-
-#[test]
-fn this_machine_tests_more_than_the_plain_loop() {
-    // Where it does not, the properties above say nothing of the fast kernels.
-    if cfg!(target_arch = "x86_64") && std::env::var_os("ESKER_ANY_CPU").is_none() {
-        assert!(
-            Isa::all().count() >= 2,
-            "no AVX2 here; set ESKER_ANY_CPU to accept"
-        );
-    }
-}

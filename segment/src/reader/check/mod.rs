@@ -10,6 +10,7 @@
 
 mod bad;
 mod bytes;
+mod codes;
 mod graph;
 mod keys;
 mod rows;
@@ -285,7 +286,7 @@ impl<S: SectionSource> Step<'_, S> {
 
 impl<S: SectionSource> Segment<S> {
     /// Reads everything and checks it: all hashes; keys strictly ascending, with
-    /// ranks, fences and filter that agree; vectors and norms within the rules;
+    /// ranks, fences and filter that agree; vectors and norms within the rules; codes that are their vectors';
     /// sequence numbers, payloads and statistics that fit each other; edges to
     /// other rows, none twice, by which every row can be reached. A
     /// [`SegmentCheck`] does the same and goes on after damage.
@@ -337,7 +338,8 @@ impl<S: SectionSource> Segment<S> {
         let read_again = [&sections.vectors, &sections.seqnos, &sections.keys]
             .into_iter()
             .chain(&sections.norms)
-            .chain(sections.payloads.as_ref().map(|(offsets, _)| offsets));
+            .chain(sections.payloads.as_ref().map(|(offsets, _)| offsets))
+            .chain(sections.codes.as_ref().map(|(_, codes)| codes));
         let graph = sections.graph.as_ref().map_or(0, Section::len);
         self.expected.len + read_again.map(Section::len).sum::<u64>() + 2 * graph
     }

@@ -72,12 +72,13 @@ impl<S: SectionSource> Step<'_, S> {
                 len: 4,
             };
             self.read += (piece.end - piece.start) * 4;
-            for rows in self.bad.sound(piece, &[vectors, norms]) {
+            for rows in self.bad.sound(piece.clone(), &[vectors, norms]) {
                 if let Err(error) = self.norms(vectors, norms.section, rows) {
                     self.found.add(error);
                 }
             }
         }
+        self.codes(vectors, piece);
         Phase::Vectors(end)
     }
 
