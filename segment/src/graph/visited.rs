@@ -1,57 +1,58 @@
 //! The rows that a walk has met.
 //!
-//! Owns a hash set of rows that is emptied in constant time, so that one serves
-//! query after query without allocating. Invariants: no row is lost or invented;
-//! memory grows with the rows met, not with the rows there are. Must not know:
-//! graphs.
+//! Owns a hash set of rows that is emptied by clearing it: it is small enough for
+//! that, since it grows with the rows that walks meet, and small enough for the
+//! processor's nearest cache. Invariants: no row is lost or invented; memory grows
+//! with the rows met, not with the rows there are. Must not know: graphs.
 
 /// Slots of the first allocation: a usual search meets fewer than half as many rows.
 const FIRST_SLOTS: usize = 4096;
+/// What an empty slot holds; no segment has a row of this number.
+const EMPTY: u32 = u32::MAX;
 
-/// Open addressing with linear probing. A slot holds the epoch in which it was
-/// filled beside the row: a new epoch empties all.
+/// Open addressing with linear probing.
 #[derive(Debug, Default)]
 pub(crate) struct Visited {
-    slots: Vec<u64>,
-    epoch: u32,
+    /// A power of two of them, of which the first are in use.
+    slots: Vec<u32>,
+    used: usize,
     len: usize,
 }
 
 impl Visited {
     /// Forgets every row.
     pub(crate) fn clear(&mut self) {
-        self.len = 0;
+        // After a large walk the next is most likely a usual one again.
+        let enough = (self.len * 4).next_power_of_two().max(FIRST_SLOTS);
         if self.slots.is_empty() {
-            self.slots = vec![0; FIRST_SLOTS];
+            self.slots = vec![EMPTY; FIRST_SLOTS];
+            self.used = FIRST_SLOTS;
         }
-        self.epoch = match self.epoch.checked_add(1) {
-            Some(epoch) => epoch,
-            None => {
-                self.slots.fill(0);
-                1
-            }
-        };
+        if let Some(used) = self.slots.get_mut(..self.used) {
+            used.fill(EMPTY);
+        }
+        self.used = enough.min(self.used);
+        self.len = 0;
     }
 
     /// Adds a row; whether it is new. [`Visited::clear`] comes first.
     #[inline]
     pub(crate) fn insert(&mut self, row: u32) -> bool {
-        if self.len * 2 >= self.slots.len() {
+        if self.len * 2 >= self.used {
             self.grow();
         }
-        let mask = self.slots.len().wrapping_sub(1);
-        let wanted = u64::from(self.epoch) << 32 | u64::from(row);
+        let mask = self.used.wrapping_sub(1);
         let mut at = slot_of(row, mask);
         loop {
-            // Always in bounds: the length is a power of two.
+            // Always in bounds: the mask is that of a prefix.
             let Some(slot) = self.slots.get_mut(at) else {
                 return true;
             };
-            if *slot == wanted {
+            if *slot == row {
                 return false;
             }
-            if (*slot >> 32) as u32 != self.epoch {
-                *slot = wanted;
+            if *slot == EMPTY {
+                *slot = row;
                 self.len += 1;
                 return true;
             }
@@ -61,18 +62,22 @@ impl Visited {
 
     #[cold]
     fn grow(&mut self) {
-        let slots = (self.slots.len() * 2).max(FIRST_SLOTS);
-        let old = std::mem::replace(&mut self.slots, vec![0; slots]);
+        let used = (self.used * 2).max(FIRST_SLOTS);
+        let met: Vec<u32> = self.slots.iter().take(self.used).copied().collect();
+        if self.slots.len() < used {
+            self.slots = vec![EMPTY; used];
+        } else if let Some(slots) = self.slots.get_mut(..used) {
+            slots.fill(EMPTY);
+        }
+        self.used = used;
         self.len = 0;
-        for slot in old {
-            if (slot >> 32) as u32 == self.epoch {
-                self.insert(slot as u32);
-            }
+        for row in met.into_iter().filter(|row| *row != EMPTY) {
+            self.insert(row);
         }
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<u64>()
+        self.slots.capacity() * size_of::<u32>()
     }
 }
 
@@ -88,7 +93,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn agrees_with_a_set_over_many_epochs_and_sizes() {
+    fn agrees_with_a_set_over_many_walks_and_sizes() {
         let mut visited = Visited::default();
         let mut rng = 1u64;
         for round in 0..40 {
@@ -104,16 +109,18 @@ mod tests {
     }
 
     #[test]
-    fn the_last_epoch_is_followed_by_an_empty_first() {
-        let mut visited = Visited {
-            epoch: u32::MAX - 1,
-            ..Visited::default()
-        };
-        for _ in 0..4 {
-            visited.clear();
-            assert!(visited.insert(0));
-            assert!(visited.insert(7));
-            assert!(!visited.insert(7));
+    fn what_a_large_walk_left_behind_is_not_met_again() {
+        let mut visited = Visited::default();
+        visited.clear();
+        (0..50_000).for_each(|row| assert!(visited.insert(row)));
+        let large = visited.heap_bytes();
+        for rows in [10, 3000, 20_000, 50_000, 10] {
+            for _ in 0..2 {
+                visited.clear();
+                (0..rows).for_each(|row| assert!(visited.insert(row), "{rows}: {row}"));
+                (0..rows).for_each(|row| assert!(!visited.insert(row), "{rows}: {row}"));
+            }
         }
+        assert_eq!(visited.heap_bytes(), large, "nothing new was allocated");
     }
 }

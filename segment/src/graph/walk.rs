@@ -147,8 +147,17 @@ pub(crate) fn walk<S: Space>(
         }
         distances.clear();
         space.distances(neighbors, distances)?;
+        let expected = pool.peek().map_or(f32::MAX, |(distance, _)| distance);
+        let mut nearest = (expected, None);
         for (row, distance) in neighbors.iter().zip(distances.iter()) {
             pool.offer(*distance, *row);
+            if *distance < nearest.0 {
+                nearest = (*distance, Some(*row));
+            }
+        }
+        // It is the next after all, and its edges come while the rest is sorted.
+        if let Some(row) = nearest.1 {
+            space.prefetch_neighbors(row);
         }
         pool.merge();
         walked.distances += neighbors.len() as u64;

@@ -136,6 +136,10 @@ impl<S: SectionSource> Segment<S> {
             let start = u64::from(row.0) * stride;
             let range = start..start + stride;
             self.source.hint(&self.sections.vectors, range);
+            if let Some(norms) = &self.sections.norms {
+                let start = u64::from(row.0) * 4;
+                self.source.hint(norms, start..start + 4);
+            }
         };
         for at in 0..candidates.len() {
             let ahead = if at == 0 {
