@@ -236,7 +236,7 @@ pub(crate) mod tests {
         assert!(read_lines(&[]).is_err());
         let known = Setting {
             n: 999,
-            ..read_lines(&[good.clone()]).unwrap().setting
+            ..read_lines(std::slice::from_ref(&good)).unwrap().setting
         };
         let error = read_of(&[("p".to_owned(), good.clone())], Some(&known)).unwrap_err();
         assert!(error.starts_with("p, line 1: "), "{error}");
