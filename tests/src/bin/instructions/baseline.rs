@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Growth above which a workload fails, as a share.
-const TOLERATED: f64 = 0.03;
+/// Change in per cent, up or down, that says nothing.
+const TOLERATED: u128 = 3;
 const MACHINE: &str = "# machine: ";
 
 /// Counts by workload, and what they were counted on.
@@ -36,11 +36,14 @@ impl Verdict {
         match (before, now) {
             (None, _) => Self::New,
             (_, None) => Self::Gone,
-            (Some(before), Some(now)) => match now as f64 / before as f64 - 1.0 {
-                change if change > TOLERATED => Self::Worse,
-                change if change < -TOLERATED => Self::Better,
-                _ => Self::Same,
-            },
+            (Some(before), Some(now)) => {
+                let (before, now) = (u128::from(before), u128::from(now) * 100);
+                match () {
+                    () if now > before * (100 + TOLERATED) => Self::Worse,
+                    () if now < before * (100 - TOLERATED) => Self::Better,
+                    () => Self::Same,
+                }
+            }
         }
     }
 
