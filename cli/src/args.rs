@@ -399,7 +399,7 @@ fn parse_vector(text: &str) -> Result<Vector, String> {
 mod tests {
     use clap::CommandFactory;
 
-    use super::bench::L_SWEEP;
+    use super::bench::L_DEFAULTS;
     use super::*;
     use crate::failure::Failure;
 
@@ -500,7 +500,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(sweep("").unwrap(), L_SWEEP);
+        assert_eq!(sweep("").unwrap(), L_DEFAULTS);
         assert_eq!(
             sweep("--k 300").unwrap(),
             [384, 512],
@@ -518,7 +518,7 @@ mod tests {
     /// The help names them, since clap cannot know of a default that depends on k.
     #[test]
     fn the_default_sweep_is_the_one_that_the_help_names() {
-        let named = L_SWEEP.map(|l| l.to_string()).join(",");
+        let named = L_DEFAULTS.map(|l| l.to_string()).join(",");
         let help = Cli::command()
             .find_subcommand_mut("bench")
             .map(|bench| bench.render_long_help().to_string());

@@ -44,7 +44,7 @@ pub(crate) struct BenchIngest {
 }
 
 /// Sizes of the search list that are measured unless others are named.
-pub(super) const L_SWEEP: [u64; 12] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
+pub(super) const L_DEFAULTS: [u64; 12] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
@@ -110,7 +110,7 @@ impl Bench {
         if !self.l.is_empty() {
             return Ok(self.l.clone());
         }
-        let sweep: Vec<u64> = L_SWEEP.into_iter().filter(|l| *l >= self.k).collect();
+        let sweep: Vec<u64> = L_DEFAULTS.into_iter().filter(|l| *l >= self.k).collect();
         if sweep.is_empty() {
             return Err(Failure::Usage(format!(
                 "all default sizes of the search list are below --k {}; name some with --l",

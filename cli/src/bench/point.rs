@@ -62,7 +62,7 @@ impl Latencies {
 /// A round of several threads.
 pub(super) struct Together {
     pub(super) threads: usize,
-    /// From the common start until the last thread was done.
+    /// From when the first thread began until the last was done.
     elapsed: Duration,
     pub(super) latencies: Latencies,
 }
@@ -157,6 +157,13 @@ fn alone(
     Ok(Latencies::new(taken))
 }
 
+/// What one of several threads did.
+struct Share {
+    started: Instant,
+    ended: Instant,
+    taken: Vec<Duration>,
+}
+
 /// One round of several threads.
 fn at_once(
     collection: &Collection,
@@ -164,37 +171,41 @@ fn at_once(
     options: &SearchOptions,
     threads: usize,
 ) -> Result<Together, Failure> {
-    let start = Barrier::new(threads + 1);
+    let start = Barrier::new(threads);
     let worker = |thread: usize| {
         let mut taken = Vec::with_capacity(queries.len());
-        start.wait();
         // Each begins elsewhere, so that none finds in the cache what another asked for.
-        let first = thread * queries.len() / threads;
-        for at in (first..queries.len()).chain(0..first) {
+        let (before, after) = queries.split_at(thread * queries.len() / threads);
+        start.wait();
+        let began = Instant::now();
+        for query in after.iter().chain(before) {
             let started = Instant::now();
-            collection.search(queries.get(at).copied().unwrap_or_default(), options)?;
+            collection.search(query, options)?;
             taken.push(started.elapsed());
         }
-        Ok::<_, Failure>(taken)
+        Ok::<_, Failure>(Share {
+            started: began,
+            ended: Instant::now(),
+            taken,
+        })
     };
-    let (worker, start) = (&worker, &start);
-    std::thread::scope(|scope| {
+    let worker = &worker;
+    let shares: Vec<_> = std::thread::scope(|scope| {
         let spawn = |thread| scope.spawn(move || worker(thread));
         let workers: Vec<_> = (0..threads).map(spawn).collect();
-        start.wait();
-        let started = Instant::now();
-        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
-        let elapsed = started.elapsed();
-        let mut latencies = Vec::with_capacity(threads * queries.len());
-        for taken in ended {
-            let panicked = |_| Failure::failed("a searching thread panicked");
-            latencies.append(&mut taken.map_err(panicked)??);
-        }
-        Ok(Together {
-            threads,
-            elapsed,
-            latencies: Latencies::new(latencies),
-        })
+        workers.into_iter().map(|worker| worker.join()).collect()
+    });
+    let panicked = |_| Failure::failed("a searching thread panicked");
+    let shares = shares.into_iter().map(|share| share.map_err(panicked)?);
+    let shares = shares.collect::<Result<Vec<Share>, _>>()?;
+    // Threads tell when they began and ended: this one may have had to wait for a processor.
+    let started = shares.iter().map(|share| share.started).min();
+    let ended = shares.iter().map(|share| share.ended).max();
+    let elapsed = ended.zip(started).map(|(ended, started)| ended - started);
+    Ok(Together {
+        threads,
+        elapsed: elapsed.unwrap_or_default(),
+        latencies: Latencies::new(shares.into_iter().flat_map(|share| share.taken).collect()),
     })
 }
 
