@@ -143,6 +143,12 @@ impl<F: LogFile> Log<F> {
         self.seqno += 1;
     }
 
+    /// Bytes from the start of the file to the end of the last frame.
+    #[expect(clippy::len_without_is_empty, reason = "there is always a header")]
+    pub fn len(&self) -> u64 {
+        self.writer.end().offset
+    }
+
     /// The file below.
     pub fn file(&self) -> &F {
         self.writer.file()

@@ -28,8 +28,11 @@ impl LogFile for PlainFile {
     }
 }
 
-/// A file of its own that grows, as both sides write it.
-fn grown() -> PlainFile {
+/// A file grows up to this, on both sides; then another one is begun, so that a long
+/// measurement does not fill the disk.
+const FILE_BYTES: u64 = 256 << 20;
+
+fn empty() -> PlainFile {
     PlainFile(tempfile::tempfile().unwrap())
 }
 
@@ -44,8 +47,11 @@ pub(crate) fn append(criterion: &mut Criterion) {
             esker_tests::rng::Rng::new(1).fill(&mut payload);
             group.throughput(Throughput::Bytes(len as u64));
             group.bench_function(BenchmarkId::new("esker", len), |bencher| {
-                let mut log = Log::new(grown());
+                let mut log = Log::new(empty());
                 bencher.iter(|| {
+                    if log.len() > FILE_BYTES {
+                        log = Log::new(empty());
+                    }
                     log.append(&payload);
                     if sync {
                         log.file().sync_data().unwrap();
@@ -53,9 +59,11 @@ pub(crate) fn append(criterion: &mut Criterion) {
                 });
             });
             group.bench_function(BenchmarkId::new("reference", len), |bencher| {
-                let file = grown();
-                let mut end = 0;
+                let (mut file, mut end) = (empty(), 0);
                 bencher.iter(|| {
+                    if end > FILE_BYTES {
+                        (file, end) = (empty(), 0);
+                    }
                     file.write_at(end, &payload).unwrap();
                     end += len as u64;
                     if sync {
