@@ -59,7 +59,7 @@ for data in "${sets[@]}"; do
     done
 done
 
-cargo build --release --locked -p esker-cli -p esker-tests --bin esker --bin figures
+cargo build --release --locked -p esker-cli
 shopt -s nullglob
 for data in "${sets[@]}"; do
     name=${data##*/}
@@ -77,6 +77,6 @@ for data in "${sets[@]}"; do
     cargo run --quiet --release --locked -p esker-cli -- \
         bench --data "$data" --json ${options[@]+"${options[@]}"} >"$new"
     mv "$new" "$out/$name.esker.jsonl"
-    cargo run --quiet --release --locked -p esker-tests --bin figures -- \
+    cargo run --quiet --release --locked -p esker-cli -- figures \
         --title "$name" --out "$out" --doc "$doc" "$out/$name".*.jsonl
 done

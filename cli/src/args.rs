@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::text;
-pub(crate) use bench::{Bench, BenchIngest, LoadArgs};
+pub(crate) use bench::{Bench, BenchIngest, Figures, LoadArgs};
 pub(crate) use salvage::Salvage;
 
 /// Store vectors durably and search them.
@@ -165,14 +165,33 @@ were found, where a row as near as the k-th counts as one; qps is queries for \
 each second of their latencies; p50_us and p99_us are the latencies that half and \
 99 of 100 queries do not exceed. rss_mb is the memory that is resident, mapped \
 files among it; anon_mb what the process holds in memory that no file backs, \
-beyond what it held before the load; disk_mb the files of the database. MiB are \
-2^20 bytes. What the system does not tell is null.")]
+beyond what it held before the load; anon_row_bytes is that for each row, and \
+heap_row_bytes what the engine itself counts for its segments; build_peak_rss_mb the \
+most that was resident while loading and compacting; disk_mb the files of the \
+database. MiB are 2^20 bytes. What the system does not tell is null.
+
+With --threads, rounds in which several threads ask all queries follow those of one: \
+qps_threads is queries of all threads for each second, qps_per_thread that of one of \
+them, scaling the ratio of qps_threads to qps.")]
     #[command(after_help = "\
 Examples:
   esker bench --data ./sift
   esker bench --data ./sift --k 100 --l 100,200,400 --queries 500
-  esker bench --data ./sift --rows 20000 --durability os --json")]
+  esker bench --data ./sift --rows 20000 --durability os --json
+  esker bench --data ./sift --sweep --threads 2 --compare peers.jsonl --plot sift.svg")]
     Bench(Bench),
+    /// Draw measurements of `bench` and of other libraries, and put them into a table
+    #[command(long_about = "\
+Draw measurements of `bench` and of other libraries, and put them into a table.
+
+Lines are of the form that `esker bench --json` prints, in any order; `peer` says whose \
+a line is, and all must be of the same rows, dimension, metric and k. The plot goes to \
+DIR/NAME.svg. The same lines give the same plot and table, byte for byte.")]
+    #[command(after_help = "\
+Examples:
+  esker figures esker.jsonl peers.jsonl --title sift-200k --out ./figures --png
+  esker figures esker.jsonl peers.jsonl --title sift --out docs/figures --doc docs/benchmarks.md")]
+    Figures(Figures),
     /// Internal: the process that the demo kills.
     #[command(hide = true)]
     DemoChild { dir: PathBuf },
@@ -380,7 +399,7 @@ fn parse_vector(text: &str) -> Result<Vector, String> {
 mod tests {
     use clap::CommandFactory;
 
-    use super::bench::L_SWEEP;
+    use super::bench::L_DEFAULTS;
     use super::*;
     use crate::failure::Failure;
 
@@ -477,11 +496,11 @@ mod tests {
                 .unwrap()
                 .command
             {
-                Command::Bench(bench) => bench.sweep(),
+                Command::Bench(bench) => bench.sizes(),
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(sweep("").unwrap(), L_SWEEP);
+        assert_eq!(sweep("").unwrap(), L_DEFAULTS);
         assert_eq!(
             sweep("--k 300").unwrap(),
             [384, 512],
@@ -499,7 +518,7 @@ mod tests {
     /// The help names them, since clap cannot know of a default that depends on k.
     #[test]
     fn the_default_sweep_is_the_one_that_the_help_names() {
-        let named = L_SWEEP.map(|l| l.to_string()).join(",");
+        let named = L_DEFAULTS.map(|l| l.to_string()).join(",");
         let help = Cli::command()
             .find_subcommand_mut("bench")
             .map(|bench| bench.render_long_help().to_string());

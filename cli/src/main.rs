@@ -13,6 +13,7 @@ mod bench;
 mod commands;
 mod demo;
 mod failure;
+mod figures;
 mod progress;
 mod recall;
 mod scratch;
@@ -46,6 +47,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Compact(args) => commands::compact(&args),
         Command::BenchIngest(args) => bench::ingest(&args),
         Command::Bench(args) => bench::search(&args),
+        Command::Figures(args) => figures::run(&args),
         Command::DemoChild { dir } => demo::child::run(&dir),
         Command::SweepScratch { dir } => scratch::sweep(&dir),
     }?;

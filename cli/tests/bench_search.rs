@@ -86,7 +86,7 @@ fn recall(points: &[Value]) -> f64 {
 fn fewer_rows_and_queries_have_a_truth_of_their_own() {
     let bench = data();
     // Six of the queries are at places of rows that are not loaded.
-    let points = run(&bench, "--rows 300 --k 5 --l 300 --threads 3 --batch 7");
+    let points = run(&bench, "--rows 300 --k 5 --l 300 --writers 3 --batch 7");
     assert_eq!(points[0]["n"], 300);
     assert!(recall(&points) > 0.9, "{points:?}");
     let one = run(&bench, "--queries 1 --k 2 --l 600 --repeat 1");
@@ -157,5 +157,222 @@ fn a_person_gets_a_table() {
         .collect();
     assert_eq!(table.len(), 3, "{out}");
     assert_eq!((table[1][0], table[2][0]), ("8", "16"));
-    assert_eq!(table[1].len(), 7, "{out}");
+    assert_eq!(table[1].len(), 8, "{out}");
+}
+
+/// A line of another library about the rows of [`data`].
+fn peer(name: &str, param: &str, recall: f64, qps: f64) -> String {
+    format!(
+        r#"{{"peer": "{name}", "n": 600, "d": 4, "metric": "l2", "k": 5, "build_s": 2.5, "param": {param}, "recall": {recall}, "qps": {qps}, "p50_us": 10.5, "p99_us": 20.5, "rss_mb": 100.5, "anon_mb": 50.5, "disk_mb": 0.0}}"#
+    )
+}
+
+/// Cells of the table's row of a library.
+fn row<'a>(out: &'a str, name: &str) -> Vec<&'a str> {
+    let start = format!("| {name} |");
+    let line = out.lines().find(|line| line.starts_with(&start));
+    let line = line.unwrap_or_else(|| panic!("no row of {name} in {out}"));
+    line.split('|').map(str::trim).collect()
+}
+
+/// Fails unless every tag is closed in its order.
+fn assert_well_formed(svg: &str) {
+    let mut open = Vec::new();
+    for part in svg.split('<').skip(1) {
+        let (tag, text) = part.split_once('>').expect("a tag ends");
+        assert!(!text.contains("& "), "{text}");
+        let name = tag.split_whitespace().next().unwrap();
+        if let Some(closed) = tag.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(closed), "{svg}");
+        } else if !tag.ends_with('/') && !tag.starts_with(['?', '!']) {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty() && svg.contains("<svg"), "{open:?}");
+}
+
+#[test]
+fn a_sweep_goes_on_until_nothing_more_is_found() {
+    let bench = data();
+    let points = run(&bench, "--k 5 --sweep --repeat 1");
+    let sizes: Vec<u64> = points
+        .iter()
+        .map(|p| p["param"].as_u64().unwrap())
+        .collect();
+    assert_eq!(sizes[0], 5);
+    assert!(sizes.is_sorted_by(|a, b| a < b), "{sizes:?}");
+    let last = points.last().unwrap()["recall"].as_f64().unwrap();
+    assert!(last >= 0.995 || sizes.last() == Some(&600), "{points:?}");
+    // The truth is wrong: two rows of five are all that a search can find.
+    let truth: Vec<[u32; 5]> = (0..QUERIES).map(|query| [40 * query + 80; 5]).collect();
+    bench.ivecs("data/groundtruth.ivecs", &truth);
+    let points = run(&bench, "--k 5 --sweep --repeat 1");
+    assert!(points.len() < 8, "{points:?}");
+    bench.fails("bench --data data --sweep --l 5", 2, "cannot be used with");
+}
+
+#[test]
+fn threads_are_measured_beside_one() {
+    let bench = data();
+    let points = run(&bench, "--k 5 --l 8 --threads 3 --repeat 2");
+    let number = |name: &str| points[0][name].as_f64().unwrap();
+    assert_eq!(points[0]["threads"], 3);
+    assert!((number("qps_per_thread") * 3.0 - number("qps_threads")).abs() < 1.0);
+    assert!(
+        (number("scaling") * number("qps") - number("qps_threads")).abs() < 0.01 * number("qps")
+    );
+    assert!(number("p50_us_threads") <= number("p99_us_threads"));
+    let out = bench.ok("bench --data data --k 5 --l 8,16 --threads 2 --repeat 1");
+    let head = out.lines().find(|line| line.contains("qps by 2")).unwrap();
+    assert!(head.ends_with("scaling"), "{out}");
+    let alone = run(&bench, "--k 5 --l 8 --repeat 1");
+    assert!(alone[0].get("qps_threads").is_none(), "{alone:?}");
+}
+
+#[test]
+fn memory_is_counted_by_the_row() {
+    let bench = data();
+    let point = &run(&bench, "--k 5 --l 8 --repeat 1")[0];
+    let heap = point["heap_row_bytes"].as_f64().unwrap();
+    assert!((0.0..10_000.0).contains(&heap), "{point}");
+    if cfg!(target_os = "linux") {
+        let anon = point["anon_mb"].as_f64().unwrap();
+        let by_row = point["anon_row_bytes"].as_f64().unwrap();
+        let bytes = anon * f64::from(1 << 20) / f64::from(ROWS);
+        // One is rounded to a tenth of a MiB.
+        assert!((by_row - bytes).abs() < 100.0, "{point}");
+        let peak = point["build_peak_rss_mb"].as_f64().unwrap();
+        assert!((1.0..10_000.0).contains(&peak), "{point}");
+    }
+}
+
+#[test]
+fn others_are_compared_and_drawn() {
+    let bench = data();
+    let slow = [
+        peer("slow", "[20, 50]", 0.96, 2.0),
+        peer("slow", "[40, 90]", 1.0, 1.0),
+    ];
+    bench.write("a.jsonl", slow.join("\n").as_bytes());
+    bench.write("b.jsonl", peer("fast", "16", 0.99, 1e12).as_bytes());
+    let line = "bench --data data --k 5 --l 600 --repeat 1 --compare a.jsonl --compare b.jsonl";
+    let out = bench.ok(&format!("{line} --plot p.svg --plot q.png"));
+    let ours = row(&out, "**esker**");
+    assert_eq!((ours[5], ours[7]), ("1.00", "1.00"), "{out}");
+    let [slow, fast] = [row(&out, "slow"), row(&out, "fast")];
+    assert_eq!(
+        (slow[2], slow[4], fast[6]),
+        ("2.5", "2", "1,000,000,000,000")
+    );
+    assert!(slow[5].parse::<f64>().unwrap() > 1.0, "{out}");
+    assert_eq!(fast[5], "0.00", "{out}");
+    let svg = std::fs::read_to_string(bench.path("p.svg")).unwrap();
+    assert_well_formed(&svg);
+    for part in ["esker", "slow", "fast", "data: 600 rows"] {
+        assert!(svg.contains(part), "{part}: {svg}");
+    }
+    let file = std::fs::File::open(bench.path("q.png")).unwrap();
+    let mut reader = png::Decoder::new(std::io::BufReader::new(file))
+        .read_info()
+        .unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    let inked = pixels.iter().filter(|byte| **byte < 100).count();
+    assert!(inked > 1000, "{inked}");
+    // With lines of JSON on standard output the table goes elsewhere.
+    let ran = bench.run(&format!("{line} --json"));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(
+        ran.stdout.lines().all(|line| line.starts_with('{')),
+        "{}",
+        ran.stdout
+    );
+    row(&ran.stderr, "slow");
+}
+
+#[test]
+fn what_cannot_be_compared_is_named_before_anything_is_loaded() {
+    let bench = data();
+    let good = peer("other", "16", 0.9, 10.0);
+    for (bad, part) in [
+        ("{\"peer\":".to_owned(), "p.jsonl, line 2: "),
+        (good.replace("\"qps\"", "\"cps\""), "line 2: qps must be"),
+        (good.replace("600", "601"), "line 2: it is of n 601"),
+        (
+            good.replace("\"k\": 5", "\"k\": 10"),
+            "this run is of n 600",
+        ),
+        (good.replace("other", "esker"), "lines of esker"),
+    ] {
+        bench.write("p.jsonl", format!("{good}\n{bad}\n").as_bytes());
+        bench.fails(
+            "bench --data data --k 5 --db never --compare p.jsonl",
+            1,
+            part,
+        );
+    }
+    bench.write("p.jsonl", b"\n");
+    bench.fails(
+        "bench --data data --k 5 --db never --compare p.jsonl",
+        1,
+        "no measurements",
+    );
+    bench.fails(
+        "bench --data data --k 5 --db never --compare q.jsonl",
+        1,
+        "q.jsonl",
+    );
+    bench.fails(
+        "bench --data data --k 5 --db never --plot p.jpg",
+        2,
+        ".svg or .png",
+    );
+    assert!(!bench.path("never").exists());
+    bench.assert_clean();
+}
+
+#[test]
+fn figures_are_drawn_into_a_document_and_printed() {
+    let bench = data();
+    // A name with every kind of character that one may have.
+    let lines = [
+        peer("a.b-c_d 1", "16", 0.9, 10.0),
+        peer("esker", "1", 1.0, 5.0),
+    ];
+    bench.write("m.jsonl", lines.join("\n").as_bytes());
+    let out = bench.ok("figures m.jsonl --title x.y-1 --out o --png");
+    row(&out, "a.b-c_d 1");
+    assert_eq!(support::names(&bench.path("o")), ["x.y-1.png", "x.y-1.svg"]);
+    bench.write(
+        "d.md",
+        b"before\n<!-- figures:x -->\nold\n<!-- /figures:x -->\nafter\n",
+    );
+    assert_eq!(bench.ok("figures m.jsonl --title x --out o --doc d.md"), "");
+    let text = std::fs::read_to_string(bench.path("d.md")).unwrap();
+    assert!(
+        text.starts_with("before\n<!-- figures:x -->\n\n![Queries per second"),
+        "{text}"
+    );
+    assert!(text.ends_with("<!-- /figures:x -->\nafter\n"), "{text}");
+    assert!(text.contains("](o/x.svg)"), "{text}");
+    row(&text, "**esker**");
+    bench.fails("figures m.jsonl --title ../x --out o", 2, "name of a file");
+    bench.fails(
+        "figures m.jsonl --title y --out o --doc d.md",
+        1,
+        "<!-- figures:y -->",
+    );
+    bench.write("m.jsonl", format!("{}\n[]", lines[0]).as_bytes());
+    bench.fails("figures m.jsonl --title x --out o", 1, "m.jsonl, line 2: ");
+}
+
+#[test]
+fn a_plot_is_named_after_its_data_whatever_it_is_called() {
+    let bench = data();
+    std::fs::rename(bench.path("data"), bench.path("a<b&c")).unwrap();
+    let line = "bench --k 5 --l 8 --repeat 1 --durability os --plot p.svg --data a<b&c";
+    bench.ok(line);
+    let svg = std::fs::read_to_string(bench.path("p.svg")).unwrap();
+    assert_well_formed(&svg);
+    assert!(svg.contains("a&lt;b&amp;c: 600 rows"), "{svg}");
 }

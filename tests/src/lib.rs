@@ -10,7 +10,7 @@
 //! plants bugs and hunts them; [`integrity`] damages every byte of a database at rest;
 //! `schedules`, under `cfg(shuttle)`, runs the engine's
 //! tasks in seeded turns; [`load`] makes rows
-//! by the thousand and measures recall; [`forge`] puts checksums right after bytes
+//! by the thousand and measures recall; [`parts`] is what benchmarks are made of; [`forge`] puts checksums right after bytes
 //! were changed; [`child`] listens to a process that will be killed; `tmpfs` mounts a
 //! disk that can be filled.
 #![allow(
@@ -39,6 +39,8 @@ pub mod io_sweep;
 pub mod schedules;
 
 pub mod load;
+
+pub mod parts;
 
 pub mod campaign;
 

@@ -1,4 +1,4 @@
-//! The options of `esker bench` and `bench-ingest`.
+//! The options of `esker bench`, `bench-ingest` and `figures`.
 //!
 //! Must not know: how anything is measured.
 
@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::DurabilityArg;
 use crate::failure::Failure;
+use crate::figures::{parse_plot, parse_title};
 
 /// What the measurements load, and how.
 #[derive(Debug, Args)]
@@ -18,9 +19,6 @@ pub(crate) struct LoadArgs {
     /// When a batch counts as written
     #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
     pub(crate) durability: DurabilityArg,
-    /// Threads that write
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
-    pub(crate) threads: u64,
     /// Rows in one batch
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) batch: u64,
@@ -33,6 +31,9 @@ pub(crate) struct LoadArgs {
 pub(crate) struct BenchIngest {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+    /// Threads that write
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) threads: u64,
     /// Rows to write; the file is gone through again, under new keys, if it has fewer
     /// [default: those of the file]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
@@ -43,7 +44,7 @@ pub(crate) struct BenchIngest {
 }
 
 /// Sizes of the search list that are measured unless others are named.
-pub(super) const L_SWEEP: [u64; 12] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
+pub(super) const L_DEFAULTS: [u64; 12] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
@@ -61,6 +62,15 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "L,...", value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) l: Vec<u64>,
+    /// Choose the sizes by what they find: from k, in steps that each find about a third of
+    /// what the one before missed, until the recall is 0.995 or grows no more
+    #[arg(long, conflicts_with = "l")]
+    pub(crate) sweep: bool,
+    /// Also ask with this many threads at once, each all of the queries, and compare
+    /// with one thread in the same run
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) threads: u64,
     /// Queries to ask, from the start of the file [default: all]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) queries: Option<u64>,
@@ -71,14 +81,26 @@ pub(crate) struct Bench {
     /// their first touch, as after any restart, and not by the build that wrote them
     #[arg(long)]
     pub(crate) reopen: bool,
+    /// Threads that write the rows
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) writers: u64,
+    /// Compare with measurements of other libraries on the same rows, lines of the form that
+    /// --json prints; the table goes to standard error where --json is given
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) compare: Vec<PathBuf>,
+    /// Draw queries per second over recall to a file whose name ends in .svg or .png
+    #[arg(long, value_name = "FILE", value_parser = parse_plot)]
+    pub(crate) plot: Vec<PathBuf>,
     /// Print one JSON object a line, one for each size
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 impl Bench {
-    /// The sizes of the search list to measure: at least one, none below `k`.
-    pub(crate) fn sweep(&self) -> Result<Vec<u64>, Failure> {
+    /// The sizes of the search list that are named or the default ones: at least one,
+    /// none below `k`.
+    pub(crate) fn sizes(&self) -> Result<Vec<u64>, Failure> {
         if let Some(l) = self.l.iter().find(|l| **l < self.k) {
             return Err(Failure::Usage(format!(
                 "--l {l} is below --k {}: a list of the nearest {l} rows holds no {} answers",
@@ -88,7 +110,7 @@ impl Bench {
         if !self.l.is_empty() {
             return Ok(self.l.clone());
         }
-        let sweep: Vec<u64> = L_SWEEP.into_iter().filter(|l| *l >= self.k).collect();
+        let sweep: Vec<u64> = L_DEFAULTS.into_iter().filter(|l| *l >= self.k).collect();
         if sweep.is_empty() {
             return Err(Failure::Usage(format!(
                 "all default sizes of the search list are below --k {}; name some with --l",
@@ -97,4 +119,24 @@ impl Bench {
         }
         Ok(sweep)
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Figures {
+    /// Files with lines of the form that `esker bench --json` prints
+    #[arg(required = true, value_name = "FILE.jsonl")]
+    pub(crate) files: Vec<PathBuf>,
+    /// What the plot is called; the name of its file
+    #[arg(long, value_name = "NAME", value_parser = parse_title)]
+    pub(crate) title: String,
+    /// Directory for the plot
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Draw a PNG beside the SVG
+    #[arg(long)]
+    pub(crate) png: bool,
+    /// Put plot and table between the lines <!-- figures:NAME --> and <!-- /figures:NAME -->
+    /// of this document [default: print the table]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) doc: Option<PathBuf>,
 }

@@ -28,7 +28,7 @@ struct Ingest {
 
 /// Runs the whole measurement and prints it.
 pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
-    let load = Load::plan(&args.load, args.rows)?;
+    let load = Load::plan(&args.load, args.rows, args.threads)?;
     let db = args.load.db.as_deref();
     let scratch = Scratch::new_in(&db.map_or_else(std::env::temp_dir, parent_of))?;
     let db_dir = db.map_or_else(|| scratch.path().join("db"), Path::to_path_buf);

@@ -43,7 +43,7 @@ impl Load {
     /// Looks at the files and reads all rows once, which shows damage before the
     /// clock runs, and warms the page cache so that the clock sees writes and
     /// not reads.
-    pub(super) fn plan(args: &LoadArgs, rows: Option<u64>) -> Result<Self, Failure> {
+    pub(super) fn plan(args: &LoadArgs, rows: Option<u64>, threads: u64) -> Result<Self, Failure> {
         let base = dataset::vectors(&args.data, "base")?;
         let mut file = Vecs::open(&base)?;
         let rows = rows.unwrap_or(file.rows());
@@ -60,7 +60,7 @@ impl Load {
             metric: dataset::metric(&args.data)?,
             rows,
             batch: args.batch.min(rows),
-            threads: args.threads,
+            threads,
             durability: args.durability.into(),
             base,
         })

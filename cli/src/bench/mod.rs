@@ -5,13 +5,17 @@
 //! and are found through the public API alone, as a host's would; a figure is
 //! measured or is null, never estimated.
 
+mod compare;
 mod dataset;
 mod ingest;
 mod judge;
 mod load;
 mod memory;
+mod point;
 mod raw;
+mod report;
 mod search;
+mod sweep;
 
 pub(crate) use ingest::ingest;
 pub(crate) use search::search;

@@ -8,37 +8,59 @@
 use std::cmp::Reverse;
 use std::fmt::Write as _;
 
-use crate::curve::{first_at, front, qps_at};
-use crate::input::{Data, Peer};
+use super::curve::{first_at, front, qps_at};
+use super::input::{Data, Peer};
 
 /// Recalls whose speeds are shown; latencies are those at the first.
 const RECALLS: [f64; 2] = [0.95, 0.99];
-/// The peer whose speed is the unit.
-const UNIT: &str = "hnswlib";
-/// The peer that stands out.
+/// The peer that stands out, and that every other is compared with.
 pub(crate) const OURS: &str = "esker";
+
+/// What a peer is compared by: seconds to build, and speeds at [`RECALLS`].
+struct Measure {
+    build_s: f64,
+    speeds: [Option<f64>; 2],
+}
+
+impl Measure {
+    fn of(peer: &Peer) -> Self {
+        Self {
+            build_s: peer.build_s,
+            speeds: speeds(peer),
+        }
+    }
+}
 
 /// A sentence on what was measured, and the table.
 pub(crate) fn markdown(data: &Data) -> String {
-    let unit = data.peers.iter().find(|peer| peer.name == UNIT).map(speeds);
+    let ours = data.peers.iter().find(|peer| peer.name == OURS);
+    let ours = ours.map(Measure::of);
     let setting = &data.setting;
     let mut text = format!(
-        "{} rows of {} dimensions, {}, k = {}.\n\n| | build s |",
+        "{} rows of {} dimensions, {}, k = {}.{}\n\n| |",
         thousands(setting.n as f64),
         setting.d,
         setting.metric,
-        setting.k
+        setting.k,
+        match ours {
+            Some(_) => format!(" Ratios are {OURS}'s figure to that of the row."),
+            None => String::new(),
+        }
     );
-    let mut columns = 2;
+    let mut columns = 1;
     let mut head = |name: &str| {
         columns += 1;
         // Writing to a String cannot fail.
         let _ = write!(text, " {name} |");
     };
-    for recall in RECALLS {
-        head(&format!("QPS at {recall}"));
-        if unit.is_some() {
-            head(&format!("to {UNIT}"));
+    let figures = RECALLS.map(|recall| format!("QPS at {recall}"));
+    for name in ["build s"]
+        .into_iter()
+        .chain(figures.iter().map(String::as_str))
+    {
+        head(name);
+        if ours.is_some() {
+            head("ratio");
         }
     }
     for name in ["p50 us", "p99 us", "memory MiB", "disk MiB"] {
@@ -46,7 +68,7 @@ pub(crate) fn markdown(data: &Data) -> String {
     }
     let _ = writeln!(text, "\n|---|{}", "---:|".repeat(columns - 1));
     for peer in ranked(data) {
-        text.push_str(&row(peer, unit.as_ref()));
+        text.push_str(&row(peer, ours.as_ref()));
     }
     text
 }
@@ -64,19 +86,25 @@ fn speeds(peer: &Peer) -> [Option<f64>; 2] {
     RECALLS.map(|recall| qps_at(&front, recall))
 }
 
-fn row(peer: &Peer, unit: Option<&[Option<f64>; 2]>) -> String {
+fn row(peer: &Peer, ours: Option<&Measure>) -> String {
     let emphasis = if peer.name == OURS { "**" } else { "" };
     let mut row = format!("| {emphasis}{}{emphasis} |", peer.name);
     let mut cell = |value: Option<String>| {
         let value = value.unwrap_or_else(|| "-".to_owned());
         let _ = write!(row, " {value} |");
     };
+    let ratio = |ours: Option<f64>, theirs: Option<f64>| {
+        let (ours, theirs) = ours.zip(theirs).filter(|(_, theirs)| *theirs > 0.0)?;
+        Some(format!("{:.2}", ours / theirs))
+    };
     cell(Some(format!("{:.1}", peer.build_s)));
+    if let Some(ours) = ours {
+        cell(ratio(Some(ours.build_s), Some(peer.build_s)));
+    }
     for (at, qps) in speeds(peer).into_iter().enumerate() {
         cell(qps.map(thousands));
-        if let Some(unit) = unit {
-            let ratio = qps.zip(unit[at]).map(|(qps, unit)| qps / unit);
-            cell(ratio.map(|ratio| format!("{ratio:.2}")));
+        if let Some(ours) = ours {
+            cell(ratio(ours.speeds[at], qps));
         }
     }
     let front = front(&peer.points);
@@ -105,7 +133,7 @@ pub(crate) fn thousands(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::tests::{line, read_lines};
+    use crate::figures::input::tests::{line, read_lines};
 
     #[test]
     fn numbers_are_grouped_by_three() {
@@ -120,34 +148,34 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_ordered_by_speed_and_compared_with_the_unit() {
+    fn peers_are_ordered_by_speed_and_ours_is_compared_with_each() {
         let data = read_lines(&[
             line("esker", 3.25, 0.9, 40_000.0),
             line("esker", 3.25, 1.0, 400.0),
             line("hnswlib", 2.0, 0.95, 2_000.0),
-            line("weak", 1.0, 0.5, 90_000.0),
+            line("weak", 0.0, 0.5, 90_000.0),
         ]);
         let text = markdown(&data.unwrap());
         let expected = [
-            "1,000 rows of 8 dimensions, l2, k = 10.",
+            "1,000 rows of 8 dimensions, l2, k = 10. Ratios are esker's figure to that of the row.",
             "",
-            "| | build s | QPS at 0.95 | to hnswlib | QPS at 0.99 | to hnswlib | p50 us | p99 us | memory MiB | disk MiB |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-            "| **esker** | 3.2 | 4,000 | 2.00 | 634 | - | 20 | 60 | 1 | 0 |",
-            "| hnswlib | 2.0 | 2,000 | 1.00 | - | - | 20 | 60 | 1 | 0 |",
-            "| weak | 1.0 | - | - | - | - | - | - | 0 | 0 |",
+            "| | build s | ratio | QPS at 0.95 | ratio | QPS at 0.99 | ratio | p50 us | p99 us | memory MiB | disk MiB |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+            "| **esker** | 3.2 | 1.00 | 4,000 | 1.00 | 634 | 1.00 | 20 | 60 | 1 | 0 |",
+            "| hnswlib | 2.0 | 1.62 | 2,000 | 2.00 | - | - | 20 | 60 | 1 | 0 |",
+            "| weak | 0.0 | - | - | - | - | - | - | - | 0 | 0 |",
         ];
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines, expected);
     }
 
     #[test]
-    fn without_the_unit_there_are_no_ratios() {
-        let data = read_lines(&[line("esker", 3.25, 0.96, 40_000.0)]);
+    fn without_ours_there_are_no_ratios() {
+        let data = read_lines(&[line("hnswlib", 3.25, 0.96, 40_000.0)]);
         let text = markdown(&data.unwrap());
-        assert!(!text.contains("hnswlib"), "{text}");
+        assert!(!text.contains("atio"), "{text}");
         assert!(
-            text.contains("| **esker** | 3.2 | 40,000 | - | 20 |"),
+            text.contains("| hnswlib | 3.2 | 40,000 | - | 20 |"),
             "{text}"
         );
     }

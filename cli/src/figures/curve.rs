@@ -4,7 +4,7 @@
 //! and speed) and the speed at a recall in between, where the logarithm of the speed
 //! is taken to be linear in the recall.
 
-use crate::input::Point;
+use super::input::Point;
 
 /// The points that are worth choosing, by recall from low to high, thus by speed
 /// from high to low.

@@ -53,7 +53,13 @@ pub(crate) struct Data {
 
 /// Reads files, each a name and its text.
 pub(crate) fn read(files: &[(String, String)]) -> Result<Data, String> {
-    let mut setting: Option<Setting> = None;
+    read_of(files, None)
+}
+
+/// As [`read`], where something is known to have been measured: every line must be
+/// of the same.
+pub(crate) fn read_of(files: &[(String, String)], known: Option<&Setting>) -> Result<Data, String> {
+    let mut setting = known.cloned();
     let mut peers: BTreeMap<String, Peer> = BTreeMap::new();
     for (file, text) in files {
         for (number, line) in (1..).zip(text.lines()) {
@@ -65,8 +71,9 @@ pub(crate) fn read(files: &[(String, String)]) -> Result<Data, String> {
             match &setting {
                 None => setting = Some(found),
                 Some(first) if *first != found => {
+                    let what = known.map_or("the first line is", |_| "this run is");
                     return Err(format!(
-                        "{file}, line {number}: it is of {found}, and the first line of {first}; \
+                        "{file}, line {number}: it is of {found}, and {what} of {first}; \
                          name the files of one data set and one k"
                     ));
                 }
@@ -80,7 +87,9 @@ pub(crate) fn read(files: &[(String, String)]) -> Result<Data, String> {
             }
         }
     }
-    let setting = setting.ok_or("the files hold no measurements")?;
+    let setting = setting
+        .filter(|_| !peers.is_empty())
+        .ok_or("the files hold no measurements")?;
     let mut peers: Vec<Peer> = peers.into_values().collect();
     for peer in &mut peers {
         peer.points.sort_by(|a, b| {
@@ -225,6 +234,14 @@ pub(crate) mod tests {
             assert!(error.contains(part), "{error}");
         }
         assert!(read_lines(&[]).is_err());
+        let known = Setting {
+            n: 999,
+            ..read_lines(std::slice::from_ref(&good)).unwrap().setting
+        };
+        let error = read_of(&[("p".to_owned(), good.clone())], Some(&known)).unwrap_err();
+        assert!(error.starts_with("p, line 1: "), "{error}");
+        assert!(error.contains("this run is of n 999"), "{error}");
+        assert!(read_of(&[], Some(&known)).is_err());
         let unknown = good.replace("\"anon_mb\":0.9", "\"anon_mb\":null");
         assert_eq!(read_lines(&[unknown]).unwrap().peers[0].anon_mb, None);
     }
