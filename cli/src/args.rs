@@ -233,6 +233,9 @@ pub(crate) struct Create {
     /// How vectors are compared
     #[arg(long, short, value_enum)]
     pub(crate) metric: MetricArg,
+    /// How searches see the vectors, which are stored as they are
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) codes: CodesArg,
 }
 
 #[derive(Debug, Args)]
@@ -346,6 +349,28 @@ impl From<MetricArg> for esker::Metric {
             MetricArg::L2 => Self::L2,
             MetricArg::Cosine => Self::Cosine,
             MetricArg::Ip => Self::InnerProduct,
+        }
+    }
+}
+
+/// Codes by their name.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum CodesArg {
+    /// A byte a component
+    #[default]
+    Sq8,
+    /// Four bits a component: half the memory, a longer list for the same recall
+    Sq4,
+    /// One bit a component: for many dimensions and little memory
+    Bit1,
+}
+
+impl From<CodesArg> for esker::CodeKind {
+    fn from(codes: CodesArg) -> Self {
+        match codes {
+            CodesArg::Sq8 => Self::Sq8,
+            CodesArg::Sq4 => Self::Sq4,
+            CodesArg::Bit1 => Self::Bit1,
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
-use esker_segment::{CollectionId, Key, Metric, SeqNo};
+use esker_segment::{CodeKind, CollectionId, Key, Metric, SeqNo};
 
 use crate::batch::WriteBatch;
 use crate::core::CollectionInfo;
@@ -47,6 +47,12 @@ impl Collection {
     #[must_use]
     pub fn metric(&self) -> Metric {
         self.info.metric
+    }
+
+    /// How segments compress rows for searches.
+    #[must_use]
+    pub fn codes(&self) -> CodeKind {
+        self.info.codes
     }
 
     pub(crate) fn info(&self) -> &Arc<CollectionInfo> {

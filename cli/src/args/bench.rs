@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::DurabilityArg;
+use super::{CodesArg, DurabilityArg};
 use crate::failure::Failure;
 use crate::figures::{parse_plot, parse_title};
 
@@ -19,6 +19,9 @@ pub(crate) struct LoadArgs {
     /// When a batch counts as written
     #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
     pub(crate) durability: DurabilityArg,
+    /// How searches see the vectors
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) codes: CodesArg,
     /// Rows in one batch
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) batch: u64,

@@ -216,6 +216,7 @@ mod tests {
         let load = Load {
             base: file("base.fvecs"),
             file_rows: ROWS.len() as u64,
+            codes: esker::CodeKind::default(),
             dimension: 2,
             metric,
             rows,

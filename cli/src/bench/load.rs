@@ -13,7 +13,8 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use esker::{
-    Collection, CollectionOptions, Db, Durability, Metric, Options, WriteBatch, WriteOptions,
+    CodeKind, Collection, CollectionOptions, Db, Durability, Metric, Options, WriteBatch,
+    WriteOptions,
 };
 
 use super::dataset;
@@ -33,6 +34,7 @@ pub(super) struct Load {
     pub(super) file_rows: u64,
     pub(super) dimension: u32,
     pub(super) metric: Metric,
+    pub(super) codes: CodeKind,
     pub(super) rows: u64,
     pub(super) batch: u64,
     pub(super) threads: u64,
@@ -58,6 +60,7 @@ impl Load {
             file_rows: file.rows(),
             dimension: file.width(),
             metric: dataset::metric(&args.data)?,
+            codes: args.codes.into(),
             rows,
             batch: args.batch.min(rows),
             threads,
@@ -84,7 +87,7 @@ impl Load {
                 db_dir.display()
             )));
         }
-        let shape = CollectionOptions::new(self.dimension, self.metric);
+        let shape = CollectionOptions::new(self.dimension, self.metric).codes(self.codes);
         let collection = db.create_collection(COLLECTION, shape)?;
         Ok((db, collection))
     }

@@ -44,6 +44,7 @@ pub(super) fn line(args: &Bench, load: &Load, built: &Built, point: &Point) -> V
         "metric": metric_name(load.metric),
         "k": args.k,
         "durability": args.load.durability.name(),
+        "codes": esker::CodeKind::from(args.load.codes).to_string(),
         "ingest_vps": ingest_vps(load, built),
         "build_s": round(built.build.as_secs_f64(), 2),
         "build_peak_rss_mb": built.peak_rss_mb.map(|mb| round(mb, 1)),

@@ -38,10 +38,11 @@ pub(crate) fn stats(args: &Stats) -> Result<(), Failure> {
     }
     for (name, collection) in collections {
         print_line(format_args!(
-            "collection {name}: {} rows of {} dimensions, {}",
+            "collection {name}: {} rows of {} dimensions, {}, {}",
             collection["rows"],
             collection["dimension"],
-            collection["metric"].as_str().unwrap_or_default()
+            collection["metric"].as_str().unwrap_or_default(),
+            collection["codes"].as_str().unwrap_or_default()
         ))?;
     }
     Ok(())
@@ -60,6 +61,7 @@ fn collections(db: &Db) -> Result<Map<String, Value>, Failure> {
             "rows": collection.len()?,
             "dimension": collection.dimension(),
             "metric": collection.metric().to_string(),
+            "codes": collection.codes().to_string(),
         });
         Ok((name, about))
     };

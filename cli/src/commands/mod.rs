@@ -86,7 +86,7 @@ fn open_collection_with(
 /// `esker create`
 pub(crate) fn create(args: &Create) -> Result<(), Failure> {
     let db = Db::open(&args.at.dir, Options::default())?;
-    let shape = CollectionOptions::new(args.dimension, args.metric.into());
+    let shape = CollectionOptions::new(args.dimension, args.metric.into()).codes(args.codes.into());
     let existed = db.collections().contains(&args.at.collection);
     db.create_collection(&args.at.collection, shape)?;
     db.close()?;

@@ -252,8 +252,8 @@ pub struct Section {
 impl Section {
     /// Whether an open reads it.
     pub fn is_table(&self) -> bool {
-        use esker_segment::layout::SectionTag::{KeyFences, Stats};
-        [KeyFences as u16, Stats as u16].contains(&self.tag)
+        use esker_segment::layout::SectionTag::{Codec, KeyFences, Stats};
+        [Codec as u16, KeyFences as u16, Stats as u16].contains(&self.tag)
     }
 }
 
