@@ -7,7 +7,7 @@
 
 use std::io;
 
-use crate::graph::pages::Pages;
+use crate::pages::Pages;
 use crate::prefetch::prefetch;
 
 /// Ends a list that is shorter than R; no segment has a row of this number.

@@ -15,9 +15,9 @@ use diskann_vector::distance::{Distance, Metric as Kernel};
 
 use crate::distance::squared_norm;
 use crate::error::SegmentError;
-use crate::graph::pages::Pages;
 use crate::id::Row;
 use crate::metric::Metric;
+use crate::pages::Pages;
 use crate::prefetch::prefetch;
 use crate::writer::RowSource;
 

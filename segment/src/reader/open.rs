@@ -205,6 +205,12 @@ impl Sections {
         })
     }
 
+    /// What walks touch at random, again and again: worth memory of its own. Not the
+    /// vectors, of which a walk ends with few.
+    pub(super) fn hot_set(&self) -> impl Iterator<Item = &Section> {
+        [self.graph.as_ref()].into_iter().flatten()
+    }
+
     /// Every section, those that are only skipped included.
     pub(super) fn all(&self) -> impl Iterator<Item = &Section> {
         [
