@@ -48,6 +48,7 @@ mod top_k;
 mod write;
 
 mod gc;
+mod hot;
 mod manifest;
 mod segment_file;
 mod segments;
@@ -83,14 +84,17 @@ pub use batch::WriteBatch;
 pub use collection::Collection;
 pub use db::Db;
 pub use error::{Error, Result};
-pub use esker_segment::{CollectionId, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SegmentId, SeqNo};
+pub use esker_segment::{
+    CollectionId, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SectionMemory, SegmentId, SeqNo,
+};
 pub use options::{
     Background, CancelToken, CollectionOptions, DEFAULT_ALPHA, DEFAULT_BLOCK_CACHE_BYTES,
     DEFAULT_DELETION_RATIO, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_L_SEARCH,
     DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_DEGREE, DEFAULT_MAX_LOG_BYTES,
     DEFAULT_MEMORY_BUDGET, DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH,
     DEFAULT_SCRUB_BYTES_PER_SECOND, Durability, GraphOptions, MAX_PAYLOAD_BYTES, MapMode, Options,
-    RecoveryProgress, SearchOptions, VerifyOnOpen, VerifyOptions, VerifyProgress, WriteOptions,
+    RecoveryProgress, Residency, SearchOptions, VerifyOnOpen, VerifyOptions, VerifyProgress,
+    WriteOptions,
 };
 pub use quarantine::{QuarantinedSegment, SkippedSegment};
 pub use read::Record;
@@ -99,7 +103,7 @@ pub use salvage::{Damage, Lost, SalvageOptions, SalvageReport, SalvagedCollectio
 pub use scan::Scan;
 pub use search::{Hit, SearchResult, SearchStats};
 pub use snapshot::Snapshot;
-pub use stats::Stats;
+pub use stats::{MemoryStats, MemtableMemory, Stats};
 pub use verify::{ScrubReport, VerifyReport, verify};
 pub use write::ticket::Ticket;
 

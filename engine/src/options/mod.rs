@@ -7,12 +7,14 @@
 
 mod graph;
 mod recovery;
+mod residency;
 mod search;
 #[cfg(feature = "testing")]
 mod testing;
 mod verify;
 mod verify_on_open;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ pub use graph::{
 };
 pub(crate) use recovery::ProgressCallback;
 pub use recovery::RecoveryProgress;
+pub use residency::Residency;
 pub use search::{DEFAULT_L_SEARCH, SearchOptions};
 pub use verify::{CancelToken, DEFAULT_SCRUB_BYTES_PER_SECOND, VerifyOptions, VerifyProgress};
 pub use verify_on_open::VerifyOnOpen;
@@ -128,6 +131,9 @@ pub struct Options {
     pub(crate) background: Background,
     pub(crate) map_mode: MapMode,
     pub(crate) block_cache_bytes: usize,
+    pub(crate) residency: Residency,
+    pub(crate) residency_of: BTreeMap<String, Residency>,
+    pub(crate) hot_memory: Option<usize>,
     pub(crate) auto_compact: bool,
     pub(crate) merge_width: usize,
     pub(crate) deletion_ratio: f64,
@@ -155,6 +161,9 @@ impl Default for Options {
             background: Background::Threads,
             map_mode: default_map_mode(),
             block_cache_bytes: DEFAULT_BLOCK_CACHE_BYTES,
+            residency: Residency::default(),
+            residency_of: BTreeMap::new(),
+            hot_memory: None,
             auto_compact: true,
             merge_width: DEFAULT_MERGE_WIDTH,
             deletion_ratio: DEFAULT_DELETION_RATIO,
@@ -200,7 +209,8 @@ impl Options {
     }
 
     /// Bytes for memtables and the block cache. What a graph takes while it is
-    /// built comes on top and grows with its rows (`Stats::build_bytes`). Writers are
+    /// built comes on top and grows with its rows (`MemoryStats::builds`), and so do
+    /// hot copies ([`Options::hot_memory`]). Writers are
     /// slowed near it and stalled at it. An open that replays a log longer than it takes
     /// half as much again at most, unless the log holds larger batches than this budget
     /// allows, or the budget is below a few MiB. At least 64 KiB; default [`DEFAULT_MEMORY_BUDGET`].

@@ -373,6 +373,11 @@ impl Log {
 
     /// Number and length of every file of the chain, oldest first, and where the last
     /// of them ends.
+    /// Heap bytes of the buffer that frames are joined in.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.inner.lock().current.heap_bytes()
+    }
+
     pub(crate) fn chain(&self) -> (Vec<(u64, u64)>, esker_wal::LogEnd) {
         let inner = self.inner.lock();
         let end = inner.current.end();

@@ -7,6 +7,7 @@
 
 use std::io;
 
+use crate::memory::Meter;
 use crate::pages::Pages;
 use crate::prefetch::prefetch;
 
@@ -33,6 +34,12 @@ impl Adjacency {
             start,
             places,
         })
+    }
+
+    /// The same, counted by a meter as long as it lives.
+    pub(crate) fn metered(mut self, meter: Option<&Meter>) -> Self {
+        self.places = self.places.metered(meter);
+        self
     }
 
     /// Where every walk begins.

@@ -44,10 +44,13 @@ pub(crate) fn build(
         executor,
         check,
         slack,
-        graph: Adjacency::new(rows, slack, vectors.medoid())?,
+        graph: Adjacency::new(rows, slack, vectors.medoid())?.metered(vectors.meter()),
         scratch: Mutex::new(Vec::new()),
     };
     let order = shuffled(rows, params.seed);
+    let _order = vectors
+        .meter()
+        .map(|meter| meter.hold(size_of_val(&*order)));
     let largest = (order.len() / BATCH_SHARE).max(1);
     let half = (params.l_build / 2).max(1) as usize;
     let mut done = 0;
@@ -133,6 +136,9 @@ impl Builder<'_> {
             .collect();
         back.sort_unstable();
         let groups: Vec<&[(u32, u32)]> = back.chunk_by(|a, b| a.0 == b.0).collect();
+        let waiting = back.capacity() * size_of::<(u32, u32)>()
+            + groups.capacity() * size_of::<&[(u32, u32)]>();
+        let _waiting = self.vectors.meter().map(|meter| meter.hold(waiting));
         let backward = self.tasks(&groups, |builder, groups, scratch| {
             let mut lists = Lists::default();
             for group in groups {

@@ -19,6 +19,7 @@ use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 use crate::key::MAX_KEY_LEN;
 use crate::keys::{FenceWriter, FilterBuilder, LeafBuilder};
 use crate::layout::{Header, MAX_ROWS, PAGE, SectionTag};
+use crate::memory::{Held, Meter};
 use crate::metric::{MAX_DIMENSION, Metric};
 use crate::stats::{GraphStats, Stats};
 use body::Body;
@@ -58,6 +59,12 @@ pub trait RowSource: Sync {
     /// # Errors
     /// As [`RowSource::vector`].
     fn payload(&self, row: Row) -> Result<Option<Cow<'_, [u8]>>, SegmentError>;
+
+    /// Where the memory of the work is counted while it is held: what a graph is built
+    /// in, and what the writer keeps for each row. Default: nowhere.
+    fn meter(&self) -> Option<&Meter> {
+        None
+    }
 
     /// The length of a row's payload. Asked for before the payload itself: say
     /// it without reading the payload where that is possible.
@@ -158,6 +165,7 @@ pub fn write_segment(
         rows: count,
         metric: params.metric,
     };
+    let _held = hold(rows, body::PIECE);
     let mut body = Body::new(out, params.file_id);
     body.raw(&header.encode())?;
     write_vectors(rows, params, &mut body)?;
@@ -184,6 +192,11 @@ pub fn write_segment(
     })
 }
 
+/// Counts what is kept for each row while a section is written.
+fn hold(rows: &impl RowSource, bytes: usize) -> Option<Held> {
+    rows.meter().map(|meter| meter.hold(bytes))
+}
+
 fn all(rows: &impl RowSource) -> impl Iterator<Item = Row> {
     (0..rows.rows()).map(Row)
 }
@@ -194,6 +207,10 @@ fn write_vectors<W: Write>(
     body: &mut Body<'_, W>,
 ) -> Result<(), SegmentError> {
     let mut norms = Vec::new();
+    if params.metric == Metric::Cosine {
+        norms.reserve_exact(rows.rows() as usize);
+    }
+    let _held = hold(rows, norms.capacity() * size_of::<f32>());
     body.begin(SectionTag::Vectors)?;
     for row in all(rows) {
         let vector = rows.vector(row)?;
@@ -235,9 +252,10 @@ fn write_keys<W: Write>(
 ) -> Result<(), SegmentError> {
     let count = rows.rows();
     let order = rows.key_order();
-    let mut ranks = vec![0; order.map_or(0, <[u32]>::len)];
+    let mut ranks = vec![0u32; order.map_or(0, <[u32]>::len)];
     let mut filter = FilterBuilder::new(count);
     let mut leaves = Leaves::default();
+    let _held = hold(rows, size_of_val(filter.bytes()) + size_of_val(&*ranks));
     body.begin(SectionTag::Keys)?;
     for rank in 0..count {
         let row = order
