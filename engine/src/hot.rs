@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::core::Core;
+use crate::error::Result;
 use crate::options::Residency;
 use crate::segment_file::LiveSegment;
 use crate::sync::counter::AtomicUsize;
@@ -79,12 +80,15 @@ impl HotMemory {
 impl Core {
     /// Copies what searches touch of one segment, if one is to be copied and there is
     /// room. The largest first: searches spend most of their time there.
-    pub(crate) fn warm_step(&self) -> bool {
+    ///
+    /// # Errors
+    /// Damage that the copy met, once: the segment is out of use then.
+    pub(crate) fn warm_step(&self) -> Result<bool> {
         if self.hot.limit == 0 || self.cancel.load(Ordering::Acquire) {
-            return false;
+            return Ok(false);
         }
         let Some(_alone) = self.hot.begin() else {
-            return false;
+            return Ok(false);
         };
         let (view, _) = self.published.get();
         let mut wanted: Vec<(usize, &LiveSegment)> = Vec::new();
@@ -96,14 +100,18 @@ impl Core {
         }
         wanted.retain(|(bytes, _)| *bytes > 0);
         wanted.sort_by_key(|(bytes, segment)| (Reverse(*bytes), segment.id()));
-        wanted
-            .into_iter()
-            .any(|(_, segment)| segment.file.warm(&self.hot))
+        for (_, segment) in wanted {
+            if segment.file.warm(&self.hot)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    /// Copies what there is to copy.
+    /// Copies what there is to copy. Damage ends it, and is told to whoever asks for the
+    /// segment; the rest is left to the next step.
     pub(crate) fn warm_all(&self) {
-        while self.warm_step() {}
+        while matches!(self.warm_step(), Ok(true)) {}
     }
 }
 

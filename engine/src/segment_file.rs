@@ -140,22 +140,22 @@ impl SegmentFile {
 
     /// Copies what searches touch, if there is room; whether it was copied. Called by
     /// one thread at a time.
-    pub(crate) fn warm(&self, memory: &Arc<HotMemory>) -> bool {
+    ///
+    /// # Errors
+    /// Damage, which takes the segment out of use.
+    pub(crate) fn warm(&self, memory: &Arc<HotMemory>) -> Result<bool> {
         let wanted = self.hot_bytes_wanted();
         let Some((opened, charge)) = self.opened().zip(memory.reserve(wanted)) else {
-            return false;
+            return Ok(false);
         };
         match opened.segment.make_hot() {
             Ok(()) => {
                 self.hot.get_or_init(|| charge);
-                true
+                Ok(true)
             }
-            // Damage takes the segment out of use; without memory, or when the disk
-            // fails now, it is read as before.
-            Err(error) => {
-                let _ = self.failed(error);
-                false
-            }
+            // Without memory, or when the disk fails now, it is read as before.
+            Err(SegmentError::Io(_)) => Ok(false),
+            Err(error) => Err(self.failed(error)),
         }
     }
 

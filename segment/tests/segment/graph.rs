@@ -258,7 +258,7 @@ fn one_scratch_serves_segments_of_any_size() {
     let mut noise = Noise(1);
     for n in 0..60 {
         // The scratch goes from one source to another too.
-        let segment = &(if n % 3 == 0 { &large } else { &little })[n / 3 % 3];
+        let segment = &(if n % 3 == 0 { &large } else { &little })[n / 3 % 5];
         let query = Query::new(Metric::L2, &noise.vector(5)).unwrap();
         let l = [1, 3000, 17][n % 3];
         let proceed = |_, _: &Walk| Ok::<_, SegmentError>(n % 5 != 4);
@@ -278,7 +278,7 @@ fn after_a_warm_up_a_walk_allocates_nothing_and_its_memory_is_told() {
     let rows = many(3000, 24);
     for metric in METRICS {
         let (file, expected) = write_with_graph(&rows, metric, 16);
-        let [_, verified, _] = states(&file, &expected).unwrap();
+        let [_, verified, ..] = states(&file, &expected).unwrap();
         let mut noise = Noise(3);
         let queries: Vec<_> = (0..20)
             .map(|_| Query::new(metric, &noise.vector(24)).unwrap())
