@@ -148,7 +148,7 @@ fn a_check_reads_the_file_and_not_the_copy() {
     let before = answers(&db);
     let (path, _) = flip_in_graph(dir.path());
     assert!(answers(&db) == before, "walks read the copy");
-    let report = db.verify(&esker::VerifyOptions::new()).expect("runs");
+    let report = db.verify().expect("runs");
     let named = report
         .problems
         .iter()
