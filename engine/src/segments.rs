@@ -23,7 +23,7 @@ use crate::core::CollectionInfo;
 use crate::dir::Directory;
 use crate::env::{Env, StorageFile};
 use crate::error::{Error, Result};
-use crate::files::{FileName, publish_file};
+use crate::files::{FileName, OUTPUT_BUFFER, publish_file};
 use crate::gc::{FilePin, Garbage};
 use crate::log_file::FileHandle;
 use crate::manifest::{CollectionMeta, DeletionMeta, Field, SegmentMeta, SegmentState};
@@ -226,6 +226,8 @@ pub(crate) struct Outputs {
     pub(crate) opener: Arc<SegmentOpener>,
     /// What flushes and merges hold now; they are given it with their rows.
     pub(crate) builds: Meter,
+    /// One for each of them that is writing a segment with a graph.
+    graph_builds: Meter,
 }
 
 impl Outputs {
@@ -245,6 +247,7 @@ impl Outputs {
             threads: BuildThreads::new(options),
             opener: Arc::new(SegmentOpener::new(options, directory.path(), garbage)),
             builds: Meter::new(),
+            graph_builds: Meter::new(),
         }
     }
 
@@ -274,11 +277,14 @@ impl Outputs {
             params: self.graph.params(id),
             executor: &self.threads,
         });
+        let _builds = build.as_ref().map(|_| self.graph_builds.hold(1));
+        let buffer = self.builds.hold(OUTPUT_BUFFER);
         let summary = publish_file(&self.directory, name, |out| {
             write_segment(rows, &params, build.as_ref(), out).map_err(|error| {
                 Error::in_segment(&origin().unwrap_or_else(|| path.clone()), error)
             })
         })?;
+        drop(buffer);
         let meta = SegmentMeta {
             id,
             file_id,
@@ -307,6 +313,14 @@ impl Outputs {
             // Not the database's damage but this output's: it is written again.
             other => Error::io(&path, "reading back", std::io::Error::other(other)),
         })
+    }
+
+    /// What flushes and merges hold while one of them makes a graph; else 0.
+    pub(crate) fn graph_build_bytes(&self) -> usize {
+        match self.graph_builds.bytes() {
+            0 => 0,
+            _ => self.builds.bytes(),
+        }
     }
 
     fn fresh_file_id(&self, path: &Path) -> Result<FileId> {

@@ -118,8 +118,8 @@ pub struct Stats {
     pub pinned_bytes: usize,
     /// Heap bytes of open segments' tables and deletion vectors.
     pub segment_heap_bytes: usize,
-    /// Bytes that flushes and merges hold now, to build graphs above all; not part of
-    /// the memory budget.
+    /// Bytes that flushes and merges hold while one of them builds a graph, and 0 while
+    /// none does; not part of the memory budget.
     pub build_bytes: usize,
     /// Heap bytes that wait for the next searches.
     pub search_bytes: usize,
@@ -159,7 +159,7 @@ impl Core {
             log_bytes: self.log.total_bytes(),
             memtable_bytes: self.budget.used(),
             pinned_bytes: self.budget.pinned(),
-            build_bytes: self.outputs.builds.bytes(),
+            build_bytes: self.outputs.graph_build_bytes(),
             search_bytes: self.scratches.heap_bytes(),
             memory: self.memory_stats(),
             snapshots: self.snapshots.count(),

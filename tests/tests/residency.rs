@@ -119,6 +119,9 @@ fn damage_that_a_copy_meets_quarantines_the_segment() {
         let (path, at) = flip_in_graph(dir.path());
 
         let db = Db::open(dir.path(), options().map_mode(mode)).expect("opens");
+        // Whoever does the work hears of it once.
+        let told = db.run_background_step();
+        assert!(matches!(told, Err(Error::Corruption { .. })), "{told:?}");
         let memory = settle(&db);
         let [damaged] = &db.quarantined()[..] else {
             panic!("one is damaged: {:?}", db.quarantined());

@@ -282,15 +282,6 @@ impl Options {
         self
     }
 
-    /// Bytes of the block cache under [`MapMode::Pread`]; part of the memory
-    /// budget. Default [`DEFAULT_BLOCK_CACHE_BYTES`] or an eighth of the budget
-    /// if that is less.
-    #[must_use]
-    pub fn block_cache_bytes(mut self, bytes: usize) -> Self {
-        self.block_cache_bytes = bytes;
-        self
-    }
-
     /// Whether segments are merged in the background. Without it every flush builds
     /// the graph of its rows itself, and holds writers to that speed; with it a
     /// flush that writers wait for leaves that to a merge. Default: yes.
@@ -346,14 +337,6 @@ impl Options {
 
     pub(crate) fn snapshot_limit(&self) -> usize {
         self.snapshot_memory.unwrap_or(self.memory_budget / 4)
-    }
-
-    /// Bytes of the block cache that this database really has.
-    pub(crate) fn cache_limit(&self) -> usize {
-        match self.map_mode {
-            MapMode::Mmap => 0,
-            MapMode::Pread => self.block_cache_bytes.min(self.memory_budget / 8),
-        }
     }
 
     /// Bytes that memtables may take.

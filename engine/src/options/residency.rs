@@ -1,9 +1,9 @@
-//! Where what searches touch at random is kept.
+//! Where what searches touch at random is kept, and the cache of blocks.
 //!
 //! Owns the settings and their defaults. They say nothing about files: each may
 //! differ from one open to the next. Must not know: how anything is copied.
 
-use super::Options;
+use super::{MapMode, Options};
 
 /// Where a collection keeps what its searches touch at random: the graphs of its
 /// segments. Vectors, keys and payloads stay in the file either way.
@@ -57,6 +57,23 @@ impl Options {
     pub fn hot_memory(mut self, bytes: usize) -> Self {
         self.hot_memory = Some(bytes);
         self
+    }
+
+    /// Bytes of the block cache under [`MapMode::Pread`]; part of the memory
+    /// budget. Default [`DEFAULT_BLOCK_CACHE_BYTES`](crate::DEFAULT_BLOCK_CACHE_BYTES) or an eighth of the budget
+    /// if that is less.
+    #[must_use]
+    pub fn block_cache_bytes(mut self, bytes: usize) -> Self {
+        self.block_cache_bytes = bytes;
+        self
+    }
+
+    /// Bytes of the block cache that this database really has.
+    pub(crate) fn cache_limit(&self) -> usize {
+        match self.map_mode {
+            MapMode::Mmap => 0,
+            MapMode::Pread => self.block_cache_bytes.min(self.memory_budget / 8),
+        }
     }
 
     pub(crate) fn hot_limit(&self) -> usize {

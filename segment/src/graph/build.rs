@@ -19,6 +19,7 @@ use crate::graph::random::SplitMix;
 use crate::graph::vectors::BuildVectors;
 use crate::graph::walk::{Space, WalkScratch, walk};
 use crate::graph::{Check, GraphParams};
+use crate::memory::{Held, Meter};
 
 /// Largest batch as a share of the rows: those of one batch do not see each other.
 const BATCH_SHARE: usize = 50;
@@ -101,12 +102,21 @@ struct Scratch {
 struct Lists {
     rows: Vec<(u32, usize)>,
     neighbors: Vec<u32>,
+    /// Counts them: those of a whole batch wait together.
+    held: Option<Held>,
 }
 
 impl Lists {
     fn push(&mut self, row: u32, neighbors: &[u32]) {
         self.rows.push((row, neighbors.len()));
         self.neighbors.extend_from_slice(neighbors);
+    }
+
+    fn metered(mut self, meter: Option<&Meter>) -> Self {
+        let bytes = self.rows.capacity() * size_of::<(u32, usize)>()
+            + self.neighbors.capacity() * size_of::<u32>();
+        self.held = meter.map(|meter| meter.hold(bytes));
+        self
     }
 
     fn iter(&self) -> impl Iterator<Item = (u32, &[u32])> {
@@ -127,7 +137,7 @@ impl Builder<'_> {
                 builder.choose(row, alpha, l, scratch);
                 lists.push(row, &scratch.chosen);
             }
-            lists
+            lists.metered(builder.vectors.meter())
         })?;
         self.set(&forward);
         let edges = forward.iter().flat_map(Lists::iter);
@@ -147,7 +157,7 @@ impl Builder<'_> {
                     lists.push(target, &scratch.chosen);
                 }
             }
-            lists
+            lists.metered(builder.vectors.meter())
         })?;
         self.set(&backward);
         Ok(())

@@ -57,7 +57,7 @@ fn a_row_at_rest_takes_what_residency_asks_for() {
         dirs.each_ref().map(|(dir, rows)| {
             let (held, memory) = at_rest(dir.path(), mode, residency);
             let a_row = held as f64 / *rows as f64;
-            eprintln!("{mode:?}, {residency:?}, {rows} rows: {a_row:.3} bytes a row, {memory:?}");
+            eprintln!("{mode:?}, {residency:?}, {rows} rows: {a_row:.3} bytes a row");
             (a_row, memory)
         })
     };
