@@ -26,20 +26,29 @@ impl Adjacency {
     ///
     /// # Errors
     /// `OutOfMemory`.
+    #[cfg(test)]
     pub(crate) fn new(rows: u32, stride: usize, start: u32) -> io::Result<Self> {
-        let mut places = Pages::zeroed(rows as usize * stride)?;
+        Self::counted(rows, stride, start, None)
+    }
+
+    /// No edges yet, with room for `stride` of each row, counted by a meter as long as
+    /// they live.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(crate) fn counted(
+        rows: u32,
+        stride: usize,
+        start: u32,
+        meter: Option<&Meter>,
+    ) -> io::Result<Self> {
+        let mut places = Pages::zeroed(rows as usize * stride)?.metered(meter);
         places.as_mut_slice().fill(NO_ROW);
         Ok(Self {
             stride,
             start,
             places,
         })
-    }
-
-    /// The same, counted by a meter as long as it lives.
-    pub(crate) fn metered(mut self, meter: Option<&Meter>) -> Self {
-        self.places = self.places.metered(meter);
-        self
     }
 
     /// Where every walk begins.

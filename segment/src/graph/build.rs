@@ -45,7 +45,7 @@ pub(crate) fn build(
         executor,
         check,
         slack,
-        graph: Adjacency::new(rows, slack, vectors.medoid())?.metered(vectors.meter()),
+        graph: Adjacency::counted(rows, slack, vectors.medoid(), vectors.meter())?,
         scratch: Mutex::new(Vec::new()),
     };
     let order = shuffled(rows, params.seed);
