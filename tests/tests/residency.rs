@@ -10,6 +10,7 @@ use esker::{
 };
 use esker_tests::load::{delete, put, uniform};
 use esker_tests::rng::Rng;
+use esker_tests::sim::{Call, CallKind, Fault, OsError};
 use esker_tests::{fault::FaultStorage, forge};
 
 const DIMENSION: usize = 8;
@@ -302,10 +303,54 @@ fn a_copied_graph_is_not_read_again() {
         answers(&db);
         let log = storage.log();
         let of_graph = log[before..].iter().filter(|call| {
-            call.kind == esker_tests::sim::CallKind::Read
+            call.kind == CallKind::Read
                 && call.path.extension().is_some_and(|e| e == "segment")
                 && graph.contains(&(call.offset as usize))
         });
         assert_eq!(of_graph.count() == 0, residency == Residency::Hot);
     }
+}
+
+/// A disk that fails while a copy is made is no damage: searches read the file, and the
+/// copy is made once the disk is well.
+#[test]
+fn a_copy_that_the_disk_denies_is_made_later() {
+    let dir = tempfile::tempdir().expect("dir");
+    let db = Db::open(dir.path(), options()).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 900);
+    let truth = answers(&db);
+    drop(c);
+    db.close().expect("closed");
+    let (path, graph) = graph_of(dir.path());
+    let storage = FaultStorage::around(std::sync::Arc::new(esker::env::StdEnv::new()));
+    let paged = options().map_mode(MapMode::Pread).env(storage.env());
+    let db = Db::open(dir.path(), paged).expect("opens");
+    let of_graph = move |call: &Call| {
+        call.kind == CallKind::Read && call.path == path && graph.contains(&(call.offset as usize))
+    };
+    storage.inject(Fault::when(OsError::Eio, of_graph));
+    let memory = settle(&db);
+    assert_eq!((memory.hot, memory.not_hot), (0, graph_bytes(900)));
+    assert!(db.quarantined().is_empty());
+    storage.heal();
+    assert_eq!(settle(&db).hot, graph_bytes(900));
+    assert!(answers(&db) == truth);
+}
+
+/// What an open did not look at is not opened to be copied.
+#[test]
+fn a_segment_is_copied_once_it_was_opened() {
+    let dir = tempfile::tempdir().expect("dir");
+    let db = Db::open(dir.path(), options()).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 900);
+    drop(c);
+    db.close().expect("closed");
+    let lazy = options().verify_on_open(esker::VerifyOnOpen::None);
+    let db = Db::open(dir.path(), lazy).expect("opens");
+    let memory = settle(&db);
+    assert_eq!((memory.hot, memory.not_hot, memory.mapped()), (0, 0, 0));
+    answers(&db);
+    assert_eq!(settle(&db).hot, graph_bytes(900));
 }
