@@ -173,6 +173,8 @@ fn stats_verify_and_compact_tell_what_is_there() {
     assert_eq!(stats["collections"]["points"]["rows"], 300);
     assert_eq!(stats["collections"]["points"]["dimension"], 3);
     assert_eq!(stats["collections"]["points"]["metric"], "l2");
+    let tables = stats["memory"]["tables"].as_u64().unwrap();
+    assert!(tables > 0 && stats["memory"]["resident"].as_u64().unwrap() >= tables);
     let out = bench.ok("compact db");
     assert!(out.contains("1"), "{out}");
     let out = bench.ok("verify db");
