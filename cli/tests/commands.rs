@@ -173,6 +173,9 @@ fn stats_verify_and_compact_tell_what_is_there() {
     assert_eq!(stats["collections"]["points"]["rows"], 300);
     assert_eq!(stats["collections"]["points"]["dimension"], 3);
     assert_eq!(stats["collections"]["points"]["metric"], "l2");
+    // What was imported is in the log, and replayed.
+    let bytes = |name: &str| stats["memory"][name].as_u64().unwrap();
+    assert!(bytes("memtables") > 300 * 3 * 4 && bytes("resident") >= bytes("memtables"));
     let out = bench.ok("compact db");
     assert!(out.contains("1"), "{out}");
     let out = bench.ok("verify db");

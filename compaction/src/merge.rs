@@ -12,6 +12,7 @@ use std::collections::BinaryHeap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use esker_segment::memory::{Held, Meter};
 use esker_segment::mutants::planted;
 use esker_segment::{
     DeletionVector, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo,
@@ -33,6 +34,8 @@ pub struct MergedRows<'a, S: SectionSource> {
     cancelled: &'a (dyn Fn() -> bool + Sync),
     /// One more than the input that a read failed in; 0 while none did.
     failed: AtomicUsize,
+    /// Where the memory of the merge is counted, and what of it is for the order.
+    meter: Option<(&'a Meter, Held)>,
 }
 
 impl<'a, S: SectionSource> MergedRows<'a, S> {
@@ -52,12 +55,22 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
             rows: Vec::new(),
             cancelled,
             failed: AtomicUsize::new(0),
+            meter: None,
         };
         match merged.order() {
             Ok(rows) => merged.rows = rows,
             Err(error) => return Err((error, merged.failed_input())),
         }
         Ok(merged)
+    }
+
+    /// The same, its memory counted by `meter` as long as it lives, and that of what
+    /// is written of it.
+    #[must_use]
+    pub fn metered(mut self, meter: &'a Meter) -> Self {
+        let bytes = self.rows.capacity() * size_of::<(u32, Row)>();
+        self.meter = Some((meter, meter.hold(bytes)));
+        self
     }
 
     /// The input that a read failed in.
@@ -161,6 +174,10 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
 
     fn seqno(&self, row: Row) -> Result<SeqNo, SegmentError> {
         self.read(row, Segment::seqno)
+    }
+
+    fn meter(&self) -> Option<&Meter> {
+        self.meter.as_ref().map(|(meter, _)| *meter)
     }
 
     fn check_cancelled(&self) -> Result<(), SegmentError> {

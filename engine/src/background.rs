@@ -128,7 +128,7 @@ impl Core {
         let step = || match work {
             Work::Log => self.log_step(),
             Work::Flush => self.flush_or_collect(),
-            Work::Compact => self.compact_step(),
+            Work::Compact => Ok(self.warm_step()? || self.compact_step()?),
             Work::Scrub => self.scrub_step(),
         };
         catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
@@ -193,7 +193,7 @@ impl Core {
         }
         // First: what it frees may be what a flush needs.
         let collected = self.garbage.collect(self.storage());
-        Ok(self.flush_step()? || collected)
+        Ok(self.flush_step()? || collected || self.warm_step()?)
     }
 
     fn pause(&self, work: Work) -> Duration {

@@ -11,7 +11,7 @@ use crate::batch::WriteBatch;
 use crate::core::CollectionInfo;
 use crate::db::Handle;
 use crate::error::Result;
-use crate::options::{SearchOptions, WriteOptions};
+use crate::options::{Residency, SearchOptions, WriteOptions};
 use crate::read::{Reader, Record};
 use crate::scan::{Scan, prefix_range};
 use crate::search::SearchResult;
@@ -53,6 +53,20 @@ impl Collection {
     #[must_use]
     pub fn codes(&self) -> CodeKind {
         self.info.codes
+    }
+
+    /// Where it keeps what searches touch at random.
+    #[must_use]
+    pub fn residency(&self) -> Residency {
+        self.info.residency()
+    }
+
+    /// Changes where it keeps what searches touch at random, until the database is
+    /// closed. Copies are made in the background; those that there are stay until
+    /// their segments are merged into others or the database is closed.
+    pub fn set_residency(&self, residency: Residency) {
+        self.info.set_residency(residency);
+        self.handle.core.signals.compact.notify();
     }
 
     pub(crate) fn info(&self) -> &Arc<CollectionInfo> {

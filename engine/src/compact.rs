@@ -261,6 +261,7 @@ impl Core {
             let path = path(at).unwrap_or_else(|| self.dir.clone());
             failed(at, Error::in_segment(&path, error))
         })?;
+        let rows = rows.metered(&self.outputs.builds);
         let write = |graph| {
             watch.builds.store(graph, Ordering::Relaxed);
             self.outputs

@@ -19,10 +19,11 @@ use crate::dir::Directory;
 use crate::env::{Env, Storage, StorageLock};
 use crate::error::{Error, Result};
 use crate::gc::Garbage;
+use crate::hot::HotMemory;
 use crate::manifest::{CollectionMeta, CommitError, Edit, Field, Manifest};
 use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
-use crate::options::Options;
+use crate::options::{Options, Residency};
 use crate::poison::Poison;
 use crate::recovery::RecoveryReport;
 use crate::search::ScratchPool;
@@ -48,10 +49,11 @@ pub(crate) struct CollectionInfo {
     /// Set when a flush met damage in this collection: it takes no more writes,
     /// because they could never leave the log.
     pub(crate) damaged: Mutex<Option<Error>>,
+    residency: Mutex<Residency>,
 }
 
 impl CollectionInfo {
-    pub(crate) fn new(meta: &CollectionMeta) -> Self {
+    pub(crate) fn new(meta: &CollectionMeta, options: &Options) -> Self {
         Self {
             id: meta.id,
             name: meta.name.clone(),
@@ -60,7 +62,16 @@ impl CollectionInfo {
             codes: meta.codes,
             dropped: AtomicBool::new(false),
             damaged: Mutex::new(None),
+            residency: Mutex::new(options.residency_named(&meta.name)),
         }
+    }
+
+    pub(crate) fn residency(&self) -> Residency {
+        *self.residency.lock()
+    }
+
+    pub(crate) fn set_residency(&self, residency: Residency) {
+        *self.residency.lock() = residency;
     }
 
     /// An empty memtable for the collection, charged to the budget.
@@ -99,6 +110,7 @@ pub(crate) struct Core {
     pub(crate) flushing: Mutex<()>,
     pub(crate) compacting: Mutex<()>,
     pub(crate) budget: Arc<MemoryBudget>,
+    pub(crate) hot: Arc<HotMemory>,
     pub(crate) garbage: Arc<Garbage>,
     pub(crate) outputs: Outputs,
     pub(crate) snapshots: SnapshotRegistry,

@@ -203,7 +203,7 @@ impl Db {
             metric: options.metric,
             codes: options.codes,
         };
-        let info = Arc::new(CollectionInfo::new(&meta));
+        let info = Arc::new(CollectionInfo::new(&meta, &core.options));
         core.commit(&mut manifest, meta.fields().collect())
             .map_err(CommitError::into_error)?;
         let active = info.new_memtable(&core.budget);
@@ -370,7 +370,9 @@ impl Db {
         let core = &self.handle.core;
         core.check_writable()?;
         core.freeze_all();
-        core.flush_all()
+        let flushed = core.flush_all();
+        core.warm_all();
+        flushed
     }
 
     /// Flushes, then merges the segments that each collection has then into one
@@ -388,6 +390,7 @@ impl Db {
         };
         let compacted = core.compact_all(announced);
         core.garbage.collect(core.storage());
+        core.warm_all();
         flushed.and(compacted)
     }
 

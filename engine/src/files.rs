@@ -115,7 +115,8 @@ pub(crate) struct FileOutput {
     failure: Option<io::Error>,
 }
 
-const OUTPUT_BUFFER: usize = 1 << 20;
+/// Most bytes of an output that wait to be written.
+pub(crate) const OUTPUT_BUFFER: usize = 1 << 20;
 
 impl FileOutput {
     pub(crate) fn new(file: Arc<dyn StorageFile>) -> Self {

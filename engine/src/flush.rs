@@ -91,6 +91,7 @@ impl Core {
         base: &Version,
     ) -> Result<()> {
         let contents = Contents::of(memtable);
+        let _held = self.outputs.builds.hold(contents.heap_bytes());
         let mut superseded = Superseded::new();
         resolve_since(&contents, &Version::default(), base, &mut superseded)?;
         let output = if contents.has_no_rows() {
@@ -113,12 +114,12 @@ impl Core {
         contents: &Contents,
     ) -> Result<SegmentFile> {
         let closing = || self.cancel.load(Ordering::Relaxed);
-        let rows = MemtableRows::new(memtable, contents, &closing);
+        let rows = MemtableRows::new(memtable, contents, &closing, &self.outputs.builds);
         let others =
             || self.options.auto_compact && self.others_wait() || self.full_merge_announced();
         if !others() && !self.is_merge_due(info, contents.rows()) {
             let give_up = || closing() || others();
-            let rows = MemtableRows::new(memtable, contents, &give_up);
+            let rows = MemtableRows::new(memtable, contents, &give_up, &self.outputs.builds);
             match self.outputs.write_segment(info, &rows, true, || None) {
                 Err(Error::Closed) if !closing() => {}
                 written => return written,

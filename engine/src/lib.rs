@@ -48,6 +48,7 @@ mod top_k;
 mod write;
 
 mod gc;
+mod hot;
 mod manifest;
 mod segment_file;
 mod segments;
@@ -84,7 +85,8 @@ pub use collection::Collection;
 pub use db::Db;
 pub use error::{Error, Result};
 pub use esker_segment::{
-    CodeKind, CollectionId, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SegmentId, SeqNo,
+    CodeKind, CollectionId, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SectionMemory, SegmentId,
+    SeqNo,
 };
 pub use options::{
     Background, CancelToken, CollectionOptions, DEFAULT_ALPHA, DEFAULT_BLOCK_CACHE_BYTES,
@@ -92,7 +94,8 @@ pub use options::{
     DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_DEGREE, DEFAULT_MAX_LOG_BYTES,
     DEFAULT_MEMORY_BUDGET, DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH,
     DEFAULT_SCRUB_BYTES_PER_SECOND, Durability, GraphOptions, MAX_PAYLOAD_BYTES, MapMode, Options,
-    RecoveryProgress, SearchOptions, VerifyOnOpen, VerifyOptions, VerifyProgress, WriteOptions,
+    RecoveryProgress, Residency, SearchOptions, VerifyOnOpen, VerifyOptions, VerifyProgress,
+    WriteOptions,
 };
 pub use quarantine::{QuarantinedSegment, SkippedSegment};
 pub use read::Record;
@@ -101,7 +104,7 @@ pub use salvage::{Damage, Lost, SalvageOptions, SalvageReport, SalvagedCollectio
 pub use scan::Scan;
 pub use search::{Hit, SearchResult, SearchStats};
 pub use snapshot::Snapshot;
-pub use stats::Stats;
+pub use stats::{MemoryStats, MemtableMemory, Stats};
 pub use verify::{ScrubReport, VerifyReport, verify};
 pub use write::ticket::Ticket;
 

@@ -128,6 +128,11 @@ impl Charge {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Whether the bytes stand in the snapshots' account.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Relaxed) != 0
+    }
+
     /// Sets what is held. Called by one thread at a time.
     pub(crate) fn set(&self, bytes: usize) {
         let before = self.held.swap(bytes, Ordering::Relaxed);

@@ -22,10 +22,24 @@ use crate::sync::counter::AtomicUsize;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::top_k::TopK;
 
-/// Estimated heap bytes of one index entry beside its key: node, tower, value.
-const INDEX_ENTRY_BYTES: usize = 112;
-/// Heap bytes of one row's entry in `rows` beside key and payload.
-const ROW_ENTRY_BYTES: usize = std::mem::size_of::<RowEntry>() + 8;
+/// Heap bytes of one index entry beside a key's own: key, value, counts, and a tower
+/// of two places on average.
+const INDEX_ENTRY_BYTES: usize = size_of::<Versioned>() + size_of::<Entry>() + 8 + 2 * 8;
+/// Heap bytes of one row's entry in `rows` beside a key's own and the payload.
+const ROW_ENTRY_BYTES: usize = size_of::<RowEntry>() + 8;
+
+/// Entries that `rows` has room for when it holds so many: its blocks double from
+/// `FIRST` entries, and the next is there when an eighth of the last is left.
+fn row_entries(rows: u32) -> usize {
+    const FIRST: usize = 32;
+    let Some(last) = (rows as usize).checked_sub(1) else {
+        return 0;
+    };
+    let at = last + FIRST;
+    let block = 1usize << at.ilog2();
+    let is_nearly_full = at - block >= block - block / 8;
+    (if is_nearly_full { 4 * block } else { 2 * block }) - FIRST
+}
 
 pub(crate) struct Memtable {
     metric: Metric,
@@ -35,6 +49,7 @@ pub(crate) struct Memtable {
     writer: Mutex<AppendRows>,
     first_log: AtomicU64,
     last_seqno: AtomicU64,
+    /// Bytes of keys, payloads and index entries.
     heap: AtomicUsize,
     charge: Charge,
 }
@@ -120,7 +135,8 @@ impl Memtable {
             _ => 1.0,
         };
         let row = writer.len();
-        let bytes = 2 * key.heap_bytes() + payload.as_ref().map_or(0, |p| p.len() + 16);
+        // The index shares the key's bytes.
+        let bytes = key.heap_bytes() + payload.as_ref().map_or(0, |p| p.len() + 16);
         // The entry first: a reader that sees the vector must find it.
         let at = self.rows.push(RowEntry {
             key: key.clone(),
@@ -131,15 +147,11 @@ impl Memtable {
         if at != row as usize || !writer.push_le_bytes(vector) {
             return false;
         }
-        let allocated = writer.allocated_bytes();
+        let allocated = allocated_bytes(&writer);
         drop(writer);
         self.index
             .insert(Versioned { key, seqno }, Entry::Put(Row(row)));
-        self.account(
-            seqno,
-            allocated,
-            bytes + ROW_ENTRY_BYTES + INDEX_ENTRY_BYTES,
-        );
+        self.account(seqno, allocated, bytes + INDEX_ENTRY_BYTES);
         true
     }
 
@@ -149,7 +161,7 @@ impl Memtable {
         let bytes = key.heap_bytes() + INDEX_ENTRY_BYTES;
         self.index
             .insert(Versioned { key, seqno }, Entry::Tombstone);
-        let allocated = self.writer.lock().allocated_bytes();
+        let allocated = allocated_bytes(&self.writer.lock());
         self.account(seqno, allocated, bytes);
     }
 
@@ -180,8 +192,13 @@ impl Memtable {
     /// Bytes that the rows themselves take: what decides when to freeze. The
     /// charge also counts what is allocated ahead for rows to come.
     pub(crate) fn used_bytes(&self) -> usize {
-        let vectors = self.vectors.len() as usize * self.vectors.dimension() * 4;
-        self.heap.load(Ordering::Relaxed) + vectors
+        let row = self.vectors.dimension() * 4 + ROW_ENTRY_BYTES;
+        self.heap.load(Ordering::Relaxed) + self.vectors.len() as usize * row
+    }
+
+    /// Bytes of the vectors' blocks, filled or not.
+    pub(crate) fn vector_bytes(&self) -> usize {
+        self.vectors.allocated_bytes()
     }
 
     pub(crate) fn charge(&self) -> &Charge {
@@ -292,6 +309,11 @@ impl Memtable {
         }
         distances
     }
+}
+
+/// Bytes of the blocks of rows, filled or not.
+fn allocated_bytes(writer: &AppendRows) -> usize {
+    writer.allocated_bytes() + row_entries(writer.len()) * ROW_ENTRY_BYTES
 }
 
 /// Little-endian bytes as components.

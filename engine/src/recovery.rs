@@ -30,6 +30,7 @@ use crate::env::StorageLock;
 use crate::error::{Error, Result};
 use crate::files::{FileName, discard, own_files};
 use crate::gc::{FilePin, Garbage};
+use crate::hot::HotMemory;
 use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
 use crate::memory::MemoryBudget;
 use crate::options::Options;
@@ -242,7 +243,7 @@ impl Opening {
                 let file = opener.open_named(&collection.meta, segment, verify)?;
                 segments.push(LiveSegment::new(file));
             }
-            let info = Arc::new(CollectionInfo::new(&collection.meta));
+            let info = Arc::new(CollectionInfo::new(&collection.meta, &self.options));
             let active = info.new_memtable(&self.budget);
             let version = Arc::new(Version { segments });
             self.view.collections.insert(
@@ -306,6 +307,7 @@ impl Opening {
             compacting: Mutex::new(()),
             poison: Poison::new(&self.budget),
             budget: self.budget,
+            hot: HotMemory::new(self.options.hot_limit()),
             garbage: self.garbage,
             outputs: self.outputs,
             snapshots: SnapshotRegistry::default(),

@@ -14,6 +14,7 @@ use esker_wal::mutants::planted;
 
 use crate::error::{Error, Result};
 use crate::gc::FilePin;
+use crate::hot::{HotCharge, HotMemory};
 use crate::manifest::SegmentMeta;
 use crate::segments::Unopened;
 use crate::sync::{OnceLock, PinArc};
@@ -40,6 +41,8 @@ pub(crate) struct SegmentFile {
     pub(crate) meta: SegmentMeta,
     pub(crate) pin: FilePin,
     quarantine: OnceLock<Error>,
+    /// Held for what is copied of the segment.
+    hot: OnceLock<HotCharge>,
 }
 
 impl SegmentFile {
@@ -59,6 +62,7 @@ impl SegmentFile {
             meta,
             pin,
             quarantine: OnceLock::new(),
+            hot: OnceLock::new(),
         }
     }
 
@@ -123,6 +127,36 @@ impl SegmentFile {
             return error;
         }
         self.quarantine.get_or_init(|| error).clone()
+    }
+
+    /// Bytes of memory that copies of what searches touch would take. Of a file that
+    /// nobody has opened nothing is copied, nor of a segment out of use.
+    pub(crate) fn hot_bytes_wanted(&self) -> usize {
+        match self.opened() {
+            Some(opened) if self.quarantined().is_none() => opened.segment.hot_bytes_wanted(),
+            _ => 0,
+        }
+    }
+
+    /// Copies what searches touch, if there is room; whether it was copied. Called by
+    /// one thread at a time.
+    ///
+    /// # Errors
+    /// Damage, which takes the segment out of use.
+    pub(crate) fn warm(&self, memory: &Arc<HotMemory>) -> Result<bool> {
+        let wanted = self.hot_bytes_wanted();
+        let Some((opened, charge)) = self.opened().zip(memory.reserve(wanted)) else {
+            return Ok(false);
+        };
+        match opened.segment.make_hot() {
+            Ok(()) => {
+                self.hot.get_or_init(|| charge);
+                Ok(true)
+            }
+            // Without memory, or when the disk fails now, it is read as before.
+            Err(SegmentError::Io(_)) => Ok(false),
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// Why the segment is out of use, if it is.

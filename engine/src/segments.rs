@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use esker_segment::deletion::{self, DeletionVector};
+use esker_segment::memory::Meter;
 use esker_segment::{
-    BlockCache, CollectionId, Expected, FileId, GraphBuild, GraphParams, Memory, Metric, Paged,
-    ReadAt, RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
+    BlockCache, CollectionId, Expected, FileId, GraphBuild, Memory, Metric, Paged, ReadAt,
+    RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
 };
 use esker_wal::mutants::planted;
 
@@ -22,15 +23,13 @@ use crate::core::CollectionInfo;
 use crate::dir::Directory;
 use crate::env::{Env, StorageFile};
 use crate::error::{Error, Result};
-use crate::files::{FileName, publish_file};
+use crate::files::{FileName, OUTPUT_BUFFER, publish_file};
 use crate::gc::{FilePin, Garbage};
 use crate::log_file::FileHandle;
 use crate::manifest::{CollectionMeta, DeletionMeta, Field, SegmentMeta, SegmentState};
 use crate::options::{GraphOptions, MapMode, Options, VerifyOnOpen};
 use crate::segment_file::{Opened, SegmentFile};
 use crate::stats::Counters;
-use crate::sync::Ordering;
-use crate::sync::counter::AtomicUsize;
 use crate::write::log::FileNumbers;
 
 /// Blocks that a check keeps: a few leaves and rows of edges that it comes back to.
@@ -65,6 +64,11 @@ impl SegmentOpener {
             cache: Some(BlockCache::new(CHECK_CACHE_BYTES)),
             ..Self::new(options, dir, garbage)
         }
+    }
+
+    /// Bytes of the block cache that are used.
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        self.cache.as_ref().map_or(0, |cache| cache.used_bytes())
     }
 
     /// Opens the file of a segment that the manifest names or is about to name.
@@ -211,29 +215,6 @@ impl Unopened {
     }
 }
 
-/// Heap bytes of the graph builds that run now, as estimated from their rows.
-#[derive(Default)]
-pub(crate) struct Builds(AtomicUsize);
-
-impl Builds {
-    pub(crate) fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn begin(&self, bytes: usize) -> RunningBuild<'_> {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-        RunningBuild(self, bytes)
-    }
-}
-
-struct RunningBuild<'a>(&'a Builds, usize);
-
-impl Drop for RunningBuild<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(self.1, Ordering::Relaxed);
-    }
-}
-
 /// What writing a segment or deletion vectors takes.
 pub(crate) struct Outputs {
     directory: Arc<Directory>,
@@ -243,7 +224,10 @@ pub(crate) struct Outputs {
     graph: GraphOptions,
     threads: BuildThreads,
     pub(crate) opener: Arc<SegmentOpener>,
-    pub(crate) builds: Builds,
+    /// What flushes and merges hold now; they are given it with their rows.
+    pub(crate) builds: Meter,
+    /// One for each of them that is writing a segment with a graph.
+    graph_builds: Meter,
 }
 
 impl Outputs {
@@ -262,7 +246,8 @@ impl Outputs {
             graph: options.graph,
             threads: BuildThreads::new(options),
             opener: Arc::new(SegmentOpener::new(options, directory.path(), garbage)),
-            builds: Builds::default(),
+            builds: Meter::new(),
+            graph_builds: Meter::new(),
         }
     }
 
@@ -293,15 +278,14 @@ impl Outputs {
             params: self.graph.params(id),
             executor: &self.threads,
         });
-        let _running = build.as_ref().map(|build| {
-            let row = build_bytes(info.dimension, &build.params);
-            self.builds.begin(row.saturating_mul(rows.rows() as usize))
-        });
+        let _builds = build.as_ref().map(|_| self.graph_builds.hold(1));
+        let buffer = self.builds.hold(OUTPUT_BUFFER);
         let summary = publish_file(&self.directory, name, |out| {
             write_segment(rows, &params, build.as_ref(), out).map_err(|error| {
                 Error::in_segment(&origin().unwrap_or_else(|| path.clone()), error)
             })
         })?;
+        drop(buffer);
         let meta = SegmentMeta {
             id,
             file_id,
@@ -330,6 +314,14 @@ impl Outputs {
             // Not the database's damage but this output's: it is written again.
             other => Error::io(&path, "reading back", std::io::Error::other(other)),
         })
+    }
+
+    /// What flushes and merges hold while one of them makes a graph; else 0.
+    pub(crate) fn graph_build_bytes(&self) -> usize {
+        match self.graph_builds.bytes() {
+            0 => 0,
+            _ => self.builds.bytes(),
+        }
     }
 
     fn fresh_file_id(&self, path: &Path) -> Result<FileId> {
@@ -375,13 +367,6 @@ impl Outputs {
         });
         Ok((fields.collect(), Some(FilePin::new(path, &self.garbage))))
     }
-}
-
-/// Heap bytes for each row of a graph that is built: its vector, its edges with
-/// their slack, and the row's places in orders and lists.
-fn build_bytes(dimension: u32, params: &GraphParams) -> usize {
-    let edges = params.max_degree as usize + params.max_degree as usize / 3;
-    (dimension as usize + 1 + edges + 4) * 4
 }
 
 /// Reads one deletion vector of a segment with `rows` rows.

@@ -3,12 +3,16 @@
 //! Owns what is counted. Invariant: a figure that is not measured is not there.
 //! Must not know: who asks.
 
+mod memory;
+
 use std::time::Duration;
 
 use crate::core::Core;
 use crate::segment_file::LiveSegment;
 use crate::sync::Ordering;
 use crate::sync::counter::AtomicU64;
+
+pub use memory::{MemoryStats, MemtableMemory};
 
 /// Running totals since open.
 #[derive(Default)]
@@ -114,11 +118,13 @@ pub struct Stats {
     pub pinned_bytes: usize,
     /// Heap bytes of open segments' tables and deletion vectors.
     pub segment_heap_bytes: usize,
-    /// Heap bytes of graph builds that run now, estimated from their rows; not
-    /// part of the memory budget.
+    /// Bytes that flushes and merges hold while one of them builds a graph, and 0 while
+    /// none does; not part of the memory budget.
     pub build_bytes: usize,
     /// Heap bytes that wait for the next searches.
     pub search_bytes: usize,
+    /// What is held in memory, by what it is for.
+    pub memory: MemoryStats,
     /// Living snapshots.
     pub snapshots: usize,
     /// Rounds of background scrubbing that ended since open.
@@ -153,8 +159,9 @@ impl Core {
             log_bytes: self.log.total_bytes(),
             memtable_bytes: self.budget.used(),
             pinned_bytes: self.budget.pinned(),
-            build_bytes: self.outputs.builds.bytes(),
+            build_bytes: self.outputs.graph_build_bytes(),
             search_bytes: self.scratches.heap_bytes(),
+            memory: self.memory_stats(),
             snapshots: self.snapshots.count(),
             scrub_rounds: scrub.rounds,
             scrub_bytes: scrub.bytes,

@@ -83,6 +83,11 @@ impl Bytes {
         Ok(Self(Repr::Owned { words, len }))
     }
 
+    /// Whether they are a map of a file.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.0, Repr::Mapped(_))
+    }
+
     /// Heap bytes behind this value; a mapping has none.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {

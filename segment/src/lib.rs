@@ -21,6 +21,8 @@ pub mod arena;
 mod bytes;
 pub mod deletion;
 pub mod distance;
+pub mod memory;
+mod pages;
 
 mod preamble;
 mod wire;
@@ -50,7 +52,7 @@ pub use key::{Key, MAX_KEY_LEN};
 pub use metric::{MAX_DIMENSION, MAX_SQUARED_NORM, Metric};
 pub use reader::{
     Expected, Findings, Identity, KeyIter, Leaves, LostLeaf, Rescue, RescuedLeaf, SearchScratch,
-    Segment, SegmentCheck, UnopenedSegment, VectorGuard,
+    SectionMemory, Segment, SegmentCheck, UnopenedSegment, VectorGuard,
 };
 pub use source::{BlockCache, Memory, Paged, ReadAt, SectionSource, Source};
 pub use stats::{DEGREE_CLASSES, GraphStats, Stats};

@@ -180,6 +180,11 @@ impl<F: LogFile> LogWriter<F> {
         self.durable_up_to
     }
 
+    /// Heap bytes of the buffer that frames are joined in.
+    pub fn heap_bytes(&self) -> usize {
+        self.joined.capacity()
+    }
+
     /// True once a write failed. The caller goes on in a new file.
     pub fn is_abandoned(&self) -> bool {
         self.abandoned

@@ -1,6 +1,6 @@
 //! `esker stats` and `compact`: a database as a whole.
 
-use esker::Db;
+use esker::{Db, MemoryStats};
 use serde_json::{Map, Value, json};
 
 use super::open;
@@ -14,6 +14,7 @@ pub(crate) fn stats(args: &Stats) -> Result<(), Failure> {
     let collections = collections(&db)?;
     let stats = db.stats();
     db.close()?;
+    let memory = memory(&stats.memory);
     let totals = [
         ("segments", json!(stats.segments)),
         ("segment_bytes", json!(stats.segment_bytes)),
@@ -30,11 +31,16 @@ pub(crate) fn stats(args: &Stats) -> Result<(), Failure> {
     ];
     if args.json {
         let mut object = Map::from_iter(totals.map(|(name, value)| (name.to_owned(), value)));
+        let memory = memory.map(|(name, value)| (name.to_owned(), json!(value)));
+        object.insert("memory".to_owned(), Value::Object(Map::from_iter(memory)));
         object.insert("collections".to_owned(), Value::Object(collections));
         return print_line(Value::Object(object));
     }
     for (name, value) in totals {
         print_line(format_args!("{name:<20} {value}"))?;
+    }
+    for (name, value) in memory {
+        print_line(format_args!("memory: {name:<12} {value}"))?;
     }
     for (name, collection) in collections {
         print_line(format_args!(
@@ -46,6 +52,21 @@ pub(crate) fn stats(args: &Stats) -> Result<(), Failure> {
         ))?;
     }
     Ok(())
+}
+
+/// Bytes in memory, by what they are for; those of maps are the system's to keep.
+fn memory(memory: &MemoryStats) -> [(&'static str, u64); 9] {
+    [
+        ("resident", memory.resident()),
+        ("mapped", memory.mapped()),
+        ("hot", memory.hot),
+        ("not_hot", memory.not_hot),
+        ("memtables", memory.active_memtables.total()),
+        ("tables", memory.tables),
+        ("deletions", memory.deletion_vectors),
+        ("block_cache", memory.block_cache),
+        ("writes", memory.writes),
+    ]
 }
 
 /// A share with four digits, as many as the sample has.

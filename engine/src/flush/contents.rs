@@ -11,6 +11,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use esker_segment::deletion::DeletionVector;
+use esker_segment::memory::Meter;
 use esker_segment::{Key, Row, RowSource, SegmentError, SegmentId, SeqNo};
 
 use crate::error::Result;
@@ -31,6 +32,13 @@ pub(crate) struct Contents {
 pub(crate) type Superseded = BTreeMap<SegmentId, Vec<Row>>;
 
 impl Contents {
+    /// Heap bytes of the lists, without what keys have elsewhere.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let keys: usize = self.keys.iter().map(|(key, _)| key.heap_bytes()).sum();
+        keys + self.keys.capacity() * size_of::<(Key, Entry)>()
+            + self.rows.capacity() * size_of::<Row>()
+    }
+
     pub(crate) fn has_no_rows(&self) -> bool {
         self.rows.is_empty()
     }
@@ -110,6 +118,7 @@ pub(crate) struct MemtableRows<'a> {
     memtable: &'a Memtable,
     contents: &'a Contents,
     give_up: &'a (dyn Fn() -> bool + Sync),
+    meter: &'a Meter,
 }
 
 impl<'a> MemtableRows<'a> {
@@ -117,11 +126,13 @@ impl<'a> MemtableRows<'a> {
         memtable: &'a Memtable,
         contents: &'a Contents,
         give_up: &'a (dyn Fn() -> bool + Sync),
+        meter: &'a Meter,
     ) -> Self {
         Self {
             memtable,
             contents,
             give_up,
+            meter,
         }
     }
 }
@@ -152,6 +163,10 @@ impl RowSource for MemtableRows<'_> {
 
     fn seqno(&self, row: Row) -> std::result::Result<SeqNo, SegmentError> {
         self.memtable.seqno(self.place(row)?).ok_or_else(missing)
+    }
+
+    fn meter(&self) -> Option<&Meter> {
+        Some(self.meter)
     }
 
     fn check_cancelled(&self) -> std::result::Result<(), SegmentError> {

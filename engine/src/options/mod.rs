@@ -7,12 +7,14 @@
 
 mod graph;
 mod recovery;
+mod residency;
 mod search;
 #[cfg(feature = "testing")]
 mod testing;
 mod verify;
 mod verify_on_open;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ pub use graph::{
 };
 pub(crate) use recovery::ProgressCallback;
 pub use recovery::RecoveryProgress;
+pub use residency::Residency;
 pub use search::{DEFAULT_L_SEARCH, SearchOptions};
 pub use verify::{CancelToken, DEFAULT_SCRUB_BYTES_PER_SECOND, VerifyOptions, VerifyProgress};
 pub use verify_on_open::VerifyOnOpen;
@@ -128,6 +131,9 @@ pub struct Options {
     pub(crate) background: Background,
     pub(crate) map_mode: MapMode,
     pub(crate) block_cache_bytes: usize,
+    pub(crate) residency: Residency,
+    pub(crate) residency_of: BTreeMap<String, Residency>,
+    pub(crate) hot_memory: Option<usize>,
     pub(crate) auto_compact: bool,
     pub(crate) merge_width: usize,
     pub(crate) deletion_ratio: f64,
@@ -155,6 +161,9 @@ impl Default for Options {
             background: Background::Threads,
             map_mode: default_map_mode(),
             block_cache_bytes: DEFAULT_BLOCK_CACHE_BYTES,
+            residency: Residency::default(),
+            residency_of: BTreeMap::new(),
+            hot_memory: None,
             auto_compact: true,
             merge_width: DEFAULT_MERGE_WIDTH,
             deletion_ratio: DEFAULT_DELETION_RATIO,
@@ -200,7 +209,8 @@ impl Options {
     }
 
     /// Bytes for memtables and the block cache. What a graph takes while it is
-    /// built comes on top and grows with its rows (`Stats::build_bytes`). Writers are
+    /// built comes on top and grows with its rows (`MemoryStats::builds`), and so do
+    /// hot copies ([`Options::hot_memory`]). Writers are
     /// slowed near it and stalled at it. An open that replays a log longer than it takes
     /// half as much again at most, unless the log holds larger batches than this budget
     /// allows, or the budget is below a few MiB. At least 64 KiB; default [`DEFAULT_MEMORY_BUDGET`].
@@ -272,15 +282,6 @@ impl Options {
         self
     }
 
-    /// Bytes of the block cache under [`MapMode::Pread`]; part of the memory
-    /// budget. Default [`DEFAULT_BLOCK_CACHE_BYTES`] or an eighth of the budget
-    /// if that is less.
-    #[must_use]
-    pub fn block_cache_bytes(mut self, bytes: usize) -> Self {
-        self.block_cache_bytes = bytes;
-        self
-    }
-
     /// Whether segments are merged in the background. Without it every flush builds
     /// the graph of its rows itself, and holds writers to that speed; with it a
     /// flush that writers wait for leaves that to a merge. Default: yes.
@@ -336,14 +337,6 @@ impl Options {
 
     pub(crate) fn snapshot_limit(&self) -> usize {
         self.snapshot_memory.unwrap_or(self.memory_budget / 4)
-    }
-
-    /// Bytes of the block cache that this database really has.
-    pub(crate) fn cache_limit(&self) -> usize {
-        match self.map_mode {
-            MapMode::Mmap => 0,
-            MapMode::Pread => self.block_cache_bytes.min(self.memory_budget / 8),
-        }
     }
 
     /// Bytes that memtables may take.

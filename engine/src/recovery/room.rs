@@ -198,7 +198,7 @@ impl Opening {
         let mut fields = vec![Field::Flushed(info.id, flushed)];
         let mut output = None;
         if !contents.has_no_rows() {
-            let rows = MemtableRows::new(memtable, &contents, &|| false);
+            let rows = MemtableRows::new(memtable, &contents, &|| false, &self.outputs.builds);
             let with_graph = !self.options.auto_compact;
             let segment = self
                 .outputs

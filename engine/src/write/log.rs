@@ -301,8 +301,7 @@ impl Log {
     fn syncs_are_small(&self) -> bool {
         /// Above this many bytes for each sync, writing them outweighs the commit.
         const SMALL: u64 = 64 << 10;
-        let bytes = self.inner.lock().current.end().offset;
-        self.syncs.load(Ordering::Relaxed) * SMALL > bytes
+        self.syncs.load(Ordering::Relaxed) * SMALL > self.inner.lock().current.end().offset
     }
 
     /// Whether zeros would leave the disk room for what matters more.
@@ -384,10 +383,13 @@ impl Log {
     /// Number of the oldest file of the chain.
     pub(crate) fn oldest(&self) -> u64 {
         let inner = self.inner.lock();
-        inner
-            .retained
-            .front()
-            .map_or(inner.current.header().number.0, |&(number, _)| number)
+        let front = inner.retained.front();
+        front.map_or(inner.current.header().number.0, |&(number, _)| number)
+    }
+
+    /// Heap bytes of the buffer that frames are joined in.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.inner.lock().current.heap_bytes()
     }
 
     /// Bytes of all files of the chain.
@@ -404,8 +406,7 @@ impl Log {
     /// Paths of all files, of a chain that nothing names and nobody will append to.
     pub(crate) fn abandon(&self) -> Vec<PathBuf> {
         let mut paths = self.release_below(u64::MAX);
-        let (current, _) = self.end();
-        paths.push(FileName::Log(current).path(self.dir.path()));
+        paths.push(FileName::Log(self.end().0).path(self.dir.path()));
         paths
     }
 

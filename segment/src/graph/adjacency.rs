@@ -7,7 +7,8 @@
 
 use std::io;
 
-use crate::graph::pages::Pages;
+use crate::memory::Meter;
+use crate::pages::Pages;
 use crate::prefetch::prefetch;
 
 /// Ends a list that is shorter than R; no segment has a row of this number.
@@ -25,8 +26,23 @@ impl Adjacency {
     ///
     /// # Errors
     /// `OutOfMemory`.
+    #[cfg(test)]
     pub(crate) fn new(rows: u32, stride: usize, start: u32) -> io::Result<Self> {
-        let mut places = Pages::zeroed(rows as usize * stride)?;
+        Self::counted(rows, stride, start, None)
+    }
+
+    /// No edges yet, with room for `stride` of each row, counted by a meter as long as
+    /// they live.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub(crate) fn counted(
+        rows: u32,
+        stride: usize,
+        start: u32,
+        meter: Option<&Meter>,
+    ) -> io::Result<Self> {
+        let mut places = Pages::zeroed(rows as usize * stride)?.metered(meter);
         places.as_mut_slice().fill(NO_ROW);
         Ok(Self {
             stride,

@@ -19,6 +19,7 @@ use crate::graph::random::SplitMix;
 use crate::graph::vectors::BuildVectors;
 use crate::graph::walk::{Space, WalkScratch, one_by_one, walk};
 use crate::graph::{Check, GraphParams};
+use crate::memory::{Held, Meter};
 
 /// Largest batch as a share of the rows: those of one batch do not see each other.
 const BATCH_SHARE: usize = 50;
@@ -44,10 +45,13 @@ pub(crate) fn build(
         executor,
         check,
         slack,
-        graph: Adjacency::new(rows, slack, vectors.medoid())?,
+        graph: Adjacency::counted(rows, slack, vectors.medoid(), vectors.meter())?,
         scratch: Mutex::new(Vec::new()),
     };
     let order = shuffled(rows, params.seed);
+    let _order = vectors
+        .meter()
+        .map(|meter| meter.hold(size_of_val(&*order)));
     let largest = (order.len() / BATCH_SHARE).max(1);
     let half = (params.l_build / 2).max(1) as usize;
     let mut done = 0;
@@ -98,12 +102,21 @@ struct Scratch {
 struct Lists {
     rows: Vec<(u32, usize)>,
     neighbors: Vec<u32>,
+    /// Counts them: those of a whole batch wait together.
+    held: Option<Held>,
 }
 
 impl Lists {
     fn push(&mut self, row: u32, neighbors: &[u32]) {
         self.rows.push((row, neighbors.len()));
         self.neighbors.extend_from_slice(neighbors);
+    }
+
+    fn metered(mut self, meter: Option<&Meter>) -> Self {
+        let bytes = self.rows.capacity() * size_of::<(u32, usize)>()
+            + self.neighbors.capacity() * size_of::<u32>();
+        self.held = meter.map(|meter| meter.hold(bytes));
+        self
     }
 
     fn iter(&self) -> impl Iterator<Item = (u32, &[u32])> {
@@ -124,7 +137,7 @@ impl Builder<'_> {
                 builder.choose(row, alpha, l, scratch);
                 lists.push(row, &scratch.chosen);
             }
-            lists
+            lists.metered(builder.vectors.meter())
         })?;
         self.set(&forward);
         let edges = forward.iter().flat_map(Lists::iter);
@@ -133,6 +146,9 @@ impl Builder<'_> {
             .collect();
         back.sort_unstable();
         let groups: Vec<&[(u32, u32)]> = back.chunk_by(|a, b| a.0 == b.0).collect();
+        let waiting = back.capacity() * size_of::<(u32, u32)>()
+            + groups.capacity() * size_of::<&[(u32, u32)]>();
+        let _waiting = self.vectors.meter().map(|meter| meter.hold(waiting));
         let backward = self.tasks(&groups, |builder, groups, scratch| {
             let mut lists = Lists::default();
             for group in groups {
@@ -141,7 +157,7 @@ impl Builder<'_> {
                     lists.push(target, &scratch.chosen);
                 }
             }
-            lists
+            lists.metered(builder.vectors.meter())
         })?;
         self.set(&backward);
         Ok(())

@@ -9,7 +9,6 @@
 mod adjacency;
 mod build;
 mod executor;
-mod pages;
 mod pool;
 mod prune;
 mod random;

@@ -39,6 +39,8 @@ pub(crate) fn connect(
         parents: vec![NO_ROW; rows as usize],
         order: Vec::with_capacity(rows as usize),
     };
+    let tree_bytes = 2 * rows as usize * size_of::<u32>();
+    let _held = vectors.meter().map(|meter| meter.hold(tree_bytes));
     tree.reach(graph, graph.start(), graph.start());
     let mut scratch = WalkScratch::default();
     let mut added = 0;

@@ -15,9 +15,10 @@ use diskann_vector::distance::{Distance, Metric as Kernel};
 
 use crate::distance::squared_norm;
 use crate::error::SegmentError;
-use crate::graph::pages::Pages;
 use crate::id::Row;
+use crate::memory::Meter;
 use crate::metric::Metric;
+use crate::pages::Pages;
 use crate::prefetch::prefetch;
 use crate::writer::RowSource;
 
@@ -28,6 +29,8 @@ pub(crate) struct BuildVectors {
     /// Whether there is a component that no stored vector has.
     augmented: bool,
     components: Pages<f32>,
+    /// Where the build's memory is counted.
+    meter: Option<Meter>,
     kernel: Distance<f32, f32>,
 }
 
@@ -38,18 +41,27 @@ impl BuildVectors {
         metric: Metric,
         dimension: u32,
     ) -> Result<Self, SegmentError> {
-        Self::make(metric, dimension, rows.rows(), |row| rows.vector(Row(row)))
+        let meter = rows.meter();
+        Self::make(metric, dimension, rows.rows(), meter, |row| {
+            rows.vector(Row(row))
+        })
+    }
+
+    /// Where to count what else the build holds.
+    pub(crate) fn meter(&self) -> Option<&Meter> {
+        self.meter.as_ref()
     }
 
     fn make<'a>(
         metric: Metric,
         stored: u32,
         count: u32,
+        meter: Option<&Meter>,
         read: impl Fn(u32) -> Result<Cow<'a, [f32]>, SegmentError>,
     ) -> Result<Self, SegmentError> {
         let stored = stored as usize;
         let dimension = stored + usize::from(metric == Metric::InnerProduct);
-        let mut components = Pages::zeroed(count as usize * dimension)?;
+        let mut components = Pages::zeroed(count as usize * dimension)?.metered(meter);
         let mut norms = Vec::new();
         let places = components.as_mut_slice().chunks_exact_mut(dimension);
         for (row, place) in (0..count).zip(places) {
@@ -78,6 +90,7 @@ impl BuildVectors {
             dimension,
             count,
             components,
+            meter: meter.cloned(),
             augmented: metric == Metric::InnerProduct,
             kernel: Distance::new(Kernel::L2, Some(dimension)),
         })
@@ -90,7 +103,7 @@ impl BuildVectors {
         rows: &[Vec<f32>],
     ) -> Result<Self, SegmentError> {
         let read = |row: u32| Ok(Cow::Borrowed(rows[row as usize].as_slice()));
-        Self::make(metric, dimension, rows.len() as u32, read)
+        Self::make(metric, dimension, rows.len() as u32, None, read)
     }
 
     /// How short a list may be, for R. In the space made for inner products few

@@ -7,6 +7,7 @@
 //! which rows are live, where the file is.
 
 mod check;
+mod hot;
 mod keys;
 mod open;
 mod remains;
@@ -28,6 +29,7 @@ use crate::stats::Stats;
 use crate::wire::{u32_at, u64_at};
 use crate::writer::{PAYLOAD_PRESENT, SegmentParams, SegmentSummary};
 pub use check::{Findings, SegmentCheck, UnopenedSegment};
+pub use hot::SectionMemory;
 pub use keys::KeyIter;
 use open::{Layout, Sections, check_graph, read_codec, read_whole};
 pub use rescue::{Identity, Leaves, LostLeaf, Rescue, RescuedLeaf};
@@ -242,13 +244,13 @@ impl<S: SectionSource> Segment<S> {
 
     /// `len` bytes at the row's place in a table with `stride` bytes per row.
     #[inline]
-    fn item(
-        &self,
-        section: &Section,
+    fn item<'a>(
+        &'a self,
+        section: &'a Section,
         row: Row,
         stride: u64,
         len: u64,
-    ) -> Result<S::Guard<'_>, SegmentError> {
+    ) -> Result<S::Guard<'a>, SegmentError> {
         self.check_row(row)?;
         let start = u64::from(row.0) * stride;
         self.source.get(section, start..start + len)

@@ -214,6 +214,16 @@ impl Sections {
         })
     }
 
+    /// What walks touch at random, again and again: worth memory of its own. Not the
+    /// vectors, of which a walk ends with few.
+    pub(super) fn hot_set(&self) -> impl Iterator<Item = &Section> {
+        let walked = self.graph.as_ref().map(|graph| {
+            let codes = self.codes.as_ref().map(|(_, codes)| codes);
+            std::iter::once(graph).chain(codes)
+        });
+        walked.into_iter().flatten()
+    }
+
     /// Every section, those that are only skipped included.
     pub(super) fn all(&self) -> impl Iterator<Item = &Section> {
         [

@@ -75,7 +75,7 @@ fn bad_edge(section: &Section, row: u32) -> SegmentError {
 /// A verified section in memory, as numbers.
 fn in_place<'a, S: SectionSource, T: bytemuck::Pod>(
     segment: &'a Segment<S>,
-    section: &Section,
+    section: &'a Section,
 ) -> Option<&'a [T]> {
     bytemuck::try_cast_slice(segment.source.verified(section)?).ok()
 }
@@ -90,7 +90,7 @@ pub(super) struct CodesInPlace<'a> {
 impl<'a> CodesInPlace<'a> {
     pub(super) fn new<S: SectionSource>(
         segment: &'a Segment<S>,
-        codes: &Section,
+        codes: &'a Section,
         edges: &'a Section,
         query: &'a CodeQuery,
     ) -> Option<Self> {

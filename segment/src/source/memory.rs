@@ -23,6 +23,20 @@ impl Memory {
     pub fn new(bytes: Bytes) -> Self {
         Self(bytes)
     }
+
+    #[inline]
+    fn of_file(&self, section: &Section, range: Range<u64>) -> Result<&[u8], SegmentError> {
+        section.check_bounds(&range)?;
+        let whole = section.entry().range();
+        let bytes = self
+            .0
+            .get(whole.start as usize..whole.end as usize)
+            .ok_or_else(|| SegmentError::corruption(self.len(), "the file is too short"))?;
+        section.ensure(&range, bytes)?;
+        Ok(bytes
+            .get(range.start as usize..range.end as usize)
+            .unwrap_or_default())
+    }
 }
 
 impl SectionSource for Memory {
@@ -48,17 +62,15 @@ impl SectionSource for Memory {
     }
 
     #[inline]
-    fn get<'a>(&'a self, section: &Section, range: Range<u64>) -> Result<&'a [u8], SegmentError> {
-        section.check_bounds(&range)?;
-        let whole = section.entry().range();
-        let bytes = self
-            .0
-            .get(whole.start as usize..whole.end as usize)
-            .ok_or_else(|| SegmentError::corruption(self.len(), "the file is too short"))?;
-        section.ensure(&range, bytes)?;
-        Ok(bytes
-            .get(range.start as usize..range.end as usize)
-            .unwrap_or_default())
+    fn get<'a>(
+        &'a self,
+        section: &'a Section,
+        range: Range<u64>,
+    ) -> Result<&'a [u8], SegmentError> {
+        match section.hot() {
+            Some(copy) => section.part_of(copy, &range),
+            None => self.of_file(section, range),
+        }
     }
 
     fn stream<'a>(
@@ -67,10 +79,13 @@ impl SectionSource for Memory {
         range: Range<u64>,
         _scratch: &'a mut Scratch,
     ) -> Result<&'a [u8], SegmentError> {
-        self.get(section, range)
+        self.of_file(section, range)
     }
 
-    fn verified(&self, section: &Section) -> Option<&[u8]> {
+    fn verified<'a>(&'a self, section: &'a Section) -> Option<&'a [u8]> {
+        if let Some(copy) = section.hot() {
+            return Some(copy);
+        }
         let range = section.entry().range();
         let bytes = self.0.get(range.start as usize..range.end as usize)?;
         section.is_verified().then_some(bytes)
@@ -84,10 +99,17 @@ impl SectionSource for Memory {
 
     #[inline]
     fn hint(&self, section: &Section, range: Range<u64>) {
+        if let Some(copy) = section.hot() {
+            return section.hint_of(copy, &range);
+        }
         let start = section.entry().offset.saturating_add(range.start) as usize;
         let len = range.end.saturating_sub(range.start) as usize;
         let bytes = self.0.get(start..).unwrap_or_default();
         prefetch(bytes.get(..len).unwrap_or_default());
+    }
+
+    fn is_mapped(&self) -> bool {
+        self.0.is_mapped()
     }
 
     fn heap_bytes(&self) -> usize {

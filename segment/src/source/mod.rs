@@ -3,8 +3,8 @@
 //! Owns [`SectionSource`], the seam between a reader and its file, and its three
 //! forms: mapped and owned memory ([`Memory`]) and a device read through a block
 //! cache ([`Paged`]). Invariant: [`SectionSource::get`] and
-//! [`SectionSource::stream`] hand out verified bytes only. Must not know: what
-//! the bytes mean.
+//! [`SectionSource::stream`] hand out verified bytes only; `resident` and `stream`
+//! read the file, never a hot copy. Must not know: what the bytes mean.
 
 mod memory;
 mod paged;
@@ -56,19 +56,19 @@ pub trait SectionSource: Send + Sync {
     /// `Corruption` if the file ends before the range does; `Io`.
     fn resident(&self, range: Range<u64>) -> Result<Resident, SegmentError>;
 
-    /// Verified bytes of a section.
+    /// Verified bytes of a section; of its hot copy where there is one.
     ///
     /// # Errors
     /// `Corruption` if a block fails its checksum or the range leaves the
     /// section; `Io`.
     fn get<'a>(
         &'a self,
-        section: &Section,
+        section: &'a Section,
         range: Range<u64>,
     ) -> Result<Self::Guard<'a>, SegmentError>;
 
-    /// As [`SectionSource::get`], for reading on and on: leaves the cache alone
-    /// and, where bytes must be copied, reuses `scratch`.
+    /// As [`SectionSource::get`], for reading on and on: reads the file itself, leaves
+    /// the cache alone and, where bytes must be copied, reuses `scratch`.
     ///
     /// # Errors
     /// As [`SectionSource::get`].
@@ -80,8 +80,9 @@ pub trait SectionSource: Send + Sync {
     ) -> Result<&'a [u8], SegmentError>;
 
     /// The whole of a section where it lies in memory and every block of it has
-    /// been verified: what is read again and again need not be checked again.
-    fn verified(&self, section: &Section) -> Option<&[u8]>;
+    /// been verified: its hot copy, or the file in place. What is read again and again
+    /// need not be checked again.
+    fn verified<'a>(&'a self, section: &'a Section) -> Option<&'a [u8]>;
 
     /// Verifies a few more blocks of a section that is read in place and half verified
     /// already, so that soon [`SectionSource::verified`] is all of it.
@@ -93,6 +94,10 @@ pub trait SectionSource: Send + Sync {
     /// Says that a range of a section will be asked for soon. What is wrong with
     /// the range is found when it is.
     fn hint(&self, section: &Section, range: Range<u64>);
+
+    /// Whether the file is mapped: its bytes are then in no memory of the process's
+    /// own, and the system may take their pages back.
+    fn is_mapped(&self) -> bool;
 
     /// Heap bytes of the source itself, without a cache that others share.
     fn heap_bytes(&self) -> usize;
@@ -205,7 +210,11 @@ impl SectionSource for Source {
     }
 
     #[inline]
-    fn get<'a>(&'a self, section: &Section, range: Range<u64>) -> Result<Guard<'a>, SegmentError> {
+    fn get<'a>(
+        &'a self,
+        section: &'a Section,
+        range: Range<u64>,
+    ) -> Result<Guard<'a>, SegmentError> {
         match self {
             Self::Memory(memory) => memory.get(section, range).map(Guard::View),
             Self::Paged(paged) => paged.get(section, range),
@@ -224,7 +233,7 @@ impl SectionSource for Source {
         }
     }
 
-    fn verified(&self, section: &Section) -> Option<&[u8]> {
+    fn verified<'a>(&'a self, section: &'a Section) -> Option<&'a [u8]> {
         match self {
             Self::Memory(memory) => memory.verified(section),
             Self::Paged(paged) => paged.verified(section),
@@ -243,6 +252,13 @@ impl SectionSource for Source {
         match self {
             Self::Memory(memory) => memory.hint(section, range),
             Self::Paged(paged) => paged.hint(section, range),
+        }
+    }
+
+    fn is_mapped(&self) -> bool {
+        match self {
+            Self::Memory(memory) => memory.is_mapped(),
+            Self::Paged(paged) => paged.is_mapped(),
         }
     }
 

@@ -223,7 +223,14 @@ impl<R: ReadAt> SectionSource for Paged<R> {
         })
     }
 
-    fn get<'a>(&'a self, section: &Section, range: Range<u64>) -> Result<Guard<'a>, SegmentError> {
+    fn get<'a>(
+        &'a self,
+        section: &'a Section,
+        range: Range<u64>,
+    ) -> Result<Guard<'a>, SegmentError> {
+        if let Some(copy) = section.hot() {
+            return section.part_of(copy, &range).map(Guard::View);
+        }
         section.check_bounds(&range)?;
         let blocks = section.blocks(&range);
         let bytes = match blocks.len() {
@@ -257,8 +264,8 @@ impl<R: ReadAt> SectionSource for Paged<R> {
         Ok(buffer.get(range).unwrap_or_default())
     }
 
-    fn verified(&self, _section: &Section) -> Option<&[u8]> {
-        None
+    fn verified<'a>(&'a self, section: &'a Section) -> Option<&'a [u8]> {
+        section.hot()
     }
 
     /// Nothing is read in place.
@@ -267,7 +274,16 @@ impl<R: ReadAt> SectionSource for Paged<R> {
     }
 
     /// A device is not asked ahead.
-    fn hint(&self, _section: &Section, _range: Range<u64>) {}
+    #[inline]
+    fn hint(&self, section: &Section, range: Range<u64>) {
+        if let Some(copy) = section.hot() {
+            section.hint_of(copy, &range);
+        }
+    }
+
+    fn is_mapped(&self) -> bool {
+        false
+    }
 
     fn heap_bytes(&self) -> usize {
         size_of::<Self>()

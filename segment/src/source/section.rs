@@ -6,13 +6,16 @@
 //! Must not know: how bytes are read.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::error::SegmentError;
 use crate::id::FileId;
 use crate::layout::SectionEntry;
 use crate::mutants::planted;
+use crate::pages::Pages;
 use crate::preamble;
+use crate::prefetch::prefetch;
 use crate::source::Resident;
 use crate::wire::u64_at;
 
@@ -27,6 +30,8 @@ pub struct Section {
     verified: Box<[AtomicU64]>,
     /// Blocks not verified yet: zero makes every further check one branch.
     unverified: AtomicU32,
+    /// The whole section in memory of its own, each block verified there.
+    hot: OnceLock<Pages<u8>>,
 }
 
 impl Section {
@@ -42,7 +47,25 @@ impl Section {
             hashes: hashes.part(start..start + entry.block_count as usize * 8),
             verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
             unverified: AtomicU32::new(entry.block_count),
+            hot: OnceLock::new(),
         }
+    }
+
+    /// The copy of the whole section, if one was made. What reads the file itself
+    /// must not ask for it.
+    #[inline]
+    pub(crate) fn hot(&self) -> Option<&[u8]> {
+        self.hot.get().map(Pages::as_slice)
+    }
+
+    /// Keeps a copy of the whole section, unless there is one already.
+    pub(crate) fn keep_hot(&self, copy: Pages<u8>) {
+        let _ = self.hot.set(copy);
+    }
+
+    /// Bytes of anonymous memory that the copy takes.
+    pub(crate) fn hot_bytes(&self) -> usize {
+        self.hot.get().map_or(0, Pages::bytes)
     }
 
     /// Length of the section in bytes.
@@ -94,6 +117,26 @@ impl Section {
             range.start.min(self.entry.len),
             "a reference leaves its section",
         ))
+    }
+
+    /// Part of the whole section's bytes.
+    #[inline]
+    pub(crate) fn part_of<'a>(
+        &self,
+        whole: &'a [u8],
+        range: &Range<u64>,
+    ) -> Result<&'a [u8], SegmentError> {
+        self.check_bounds(range)?;
+        Ok(whole
+            .get(range.start as usize..range.end as usize)
+            .unwrap_or_default())
+    }
+
+    /// Asks the processor for part of the whole section's bytes.
+    #[inline]
+    pub(crate) fn hint_of(&self, whole: &[u8], range: &Range<u64>) {
+        let part = whole.get(range.start as usize..range.end as usize);
+        prefetch(part.unwrap_or_default());
     }
 
     /// The blocks that a range in bounds touches.

@@ -16,7 +16,7 @@ use crate::preamble;
 
 /// Bytes gathered before they are hashed and written: whole blocks of any size
 /// that a section has.
-const PIECE: usize = 256 << 10;
+pub(super) const PIECE: usize = 256 << 10;
 
 pub(super) struct Body<'w, W> {
     out: &'w mut W,

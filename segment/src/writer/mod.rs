@@ -21,6 +21,7 @@ use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 use crate::key::MAX_KEY_LEN;
 use crate::keys::{FenceWriter, FilterBuilder, LeafBuilder};
 use crate::layout::{Header, MAX_ROWS, PAGE, SectionTag};
+use crate::memory::{Held, Meter};
 use crate::metric::{MAX_DIMENSION, Metric};
 use crate::stats::{GraphStats, Stats};
 use body::Body;
@@ -60,6 +61,12 @@ pub trait RowSource: Sync {
     /// # Errors
     /// As [`RowSource::vector`].
     fn payload(&self, row: Row) -> Result<Option<Cow<'_, [u8]>>, SegmentError>;
+
+    /// Where the memory of the work is counted while it is held: what a graph is built
+    /// in, and what the writer keeps for each row. Default: nowhere.
+    fn meter(&self) -> Option<&Meter> {
+        None
+    }
 
     /// The length of a row's payload. Asked for before the payload itself: say
     /// it without reading the payload where that is possible.
@@ -163,9 +170,10 @@ pub fn write_segment(
         rows: count,
         metric: params.metric,
     };
+    let _held = hold(rows, body::PIECE);
     let mut body = Body::new(out, params.file_id);
     body.raw(&header.encode())?;
-    let (centre, norms) = write_vectors(rows, params, &mut body)?;
+    let derived = write_vectors(rows, params, &mut body)?;
     let mut stats = Stats {
         min_seqno: SeqNo(u64::MAX),
         ..Stats::default()
@@ -177,11 +185,11 @@ pub fn write_segment(
         let codec = Codec {
             kind,
             metric: params.metric,
-            centre: centre.mean(),
+            centre: derived.centre.mean(),
         };
-        codes::write_codes(rows, &codec, &norms, &mut body)?;
+        codes::write_codes(rows, &codec, &derived.norms, &mut body)?;
     }
-    drop(norms);
+    drop(derived);
     if let Some(build) = graph {
         stats.graph = Some(write_graph(rows, params, build, &mut body)?);
     }
@@ -198,19 +206,33 @@ pub fn write_segment(
     })
 }
 
+/// Counts what is kept for each row while a section is written.
+fn hold(rows: &impl RowSource, bytes: usize) -> Option<Held> {
+    rows.meter().map(|meter| meter.hold(bytes))
+}
+
 fn all(rows: &impl RowSource) -> impl Iterator<Item = Row> {
     (0..rows.rows()).map(Row)
 }
 
-/// Writes the vectors and what comes of their norms: the centre for the codes, and
-/// under cosine the inverse norms.
+/// What comes of the vectors: the centre for the codes; under cosine inverse norms.
+struct Derived {
+    centre: Centre,
+    norms: Vec<f32>,
+    _held: Option<Held>,
+}
+
 fn write_vectors<W: Write>(
     rows: &impl RowSource,
     params: &SegmentParams,
     body: &mut Body<'_, W>,
-) -> Result<(Centre, Vec<f32>), SegmentError> {
+) -> Result<Derived, SegmentError> {
     let mut norms = Vec::new();
     let mut centre = Centre::new(params.dimension);
+    if params.metric == Metric::Cosine {
+        norms.reserve_exact(rows.rows() as usize);
+    }
+    let held = hold(rows, norms.capacity() * size_of::<f32>());
     body.begin(SectionTag::Vectors)?;
     for row in all(rows) {
         let vector = rows.vector(row)?;
@@ -232,7 +254,11 @@ fn write_vectors<W: Write>(
         body.write(bytemuck::must_cast_slice(&norms))?;
         body.end()?;
     }
-    Ok((centre, norms))
+    Ok(Derived {
+        centre,
+        norms,
+        _held: held,
+    })
 }
 
 fn write_seqnos<W: Write>(
@@ -257,9 +283,10 @@ fn write_keys<W: Write>(
 ) -> Result<(), SegmentError> {
     let count = rows.rows();
     let order = rows.key_order();
-    let mut ranks = vec![0; order.map_or(0, <[u32]>::len)];
+    let mut ranks = vec![0u32; order.map_or(0, <[u32]>::len)];
     let mut filter = FilterBuilder::new(count);
     let mut leaves = Leaves::default();
+    let _held = hold(rows, size_of_val(filter.bytes()) + size_of_val(&*ranks));
     body.begin(SectionTag::Keys)?;
     for rank in 0..count {
         let row = order

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use esker_segment::distance::Query;
 use esker_segment::layout::SectionTag;
-use esker_segment::{Metric, Row, Segment, SegmentError};
+use esker_segment::{Metric, Row, SectionMemory, Segment, SegmentError};
 
 use crate::hostile::Layout;
 use crate::support::{Device, many, memory, paged, walk, walks_in_place, write, write_with_graph};
@@ -338,4 +338,50 @@ fn segments_share_a_cache_without_mixing() {
     }
     assert!((9000..1 << 20).contains(&cache.used_bytes()));
     assert!(cache.used_bytes() <= cache.capacity_bytes());
+}
+
+/// A hot copy is all or nothing, verified as it was copied, and never what a check reads.
+#[test]
+fn a_hot_copy_is_verified_whole_and_a_check_still_reads_the_file() {
+    let (file, expected) = write_with_graph(&many(3000, 16), Metric::L2, 16);
+    let graph = Layout::read(&file).range(SectionTag::Graph);
+    let device = Device::new(&file);
+    let segment = Segment::open(paged(&device, 0), &expected).unwrap();
+    assert_eq!(
+        segment.hot_bytes_wanted(),
+        graph.len().next_multiple_of(4096)
+    );
+    segment.make_hot().unwrap();
+    let all = graph.len().div_ceil(4096) as u32;
+    assert!(touched(&segment).contains(&(SectionTag::Graph, all)));
+    assert_eq!(segment.hot_bytes(), graph.len().next_multiple_of(4096));
+    assert_eq!(segment.hot_bytes_wanted(), 0);
+    let of_graph = |(tag, memory): (SectionTag, _)| (tag == SectionTag::Graph).then_some(memory);
+    let memory: SectionMemory = segment.memory().find_map(of_graph).unwrap();
+    assert_eq!(
+        (memory.mapped, memory.resident),
+        (0, segment.hot_bytes() as u64)
+    );
+
+    // Each bit of it is looked at before it is believed.
+    let query = Query::new(Metric::L2, &[0.5; 16]).unwrap();
+    let answer = walk(&segment, &query, 50).unwrap();
+    for at in [graph.start, graph.start + graph.len() / 2, graph.end - 1] {
+        device.bytes.lock().unwrap()[at] ^= 1;
+        let damaged = Segment::open(paged(&device, 0), &expected).unwrap();
+        let at_block = (at / 4096 * 4096) as u64;
+        match damaged.make_hot() {
+            Err(SegmentError::Corruption { offset, .. }) => assert_eq!(offset, at_block),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(damaged.hot_bytes(), 0);
+        // The sound copy is what walks read, and the file what a check reads.
+        assert_eq!(walk(&segment, &query, 50).unwrap(), answer);
+        assert!(matches!(
+            segment.verify(),
+            Err(SegmentError::Corruption { offset, .. }) if offset == at_block
+        ));
+        device.bytes.lock().unwrap()[at] ^= 1;
+    }
+    segment.verify().unwrap();
 }

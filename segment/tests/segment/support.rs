@@ -298,9 +298,16 @@ pub(crate) fn walk(
 }
 
 /// The same file in every state that a walk distinguishes: in memory, in memory
-/// with every block verified, and on a device.
-pub(crate) fn states(file: &[u8], expected: &Expected) -> Result<[Segment; 3], SegmentError> {
+/// with every block verified, on a device; and either with a hot copy.
+pub(crate) fn states(file: &[u8], expected: &Expected) -> Result<[Segment; 5], SegmentError> {
     let [fresh, paged] = sources(file);
+    let hot = |source| {
+        let segment = Segment::open(source, expected)?;
+        // As below.
+        let _ = segment.make_hot();
+        Ok::<_, SegmentError>(segment)
+    };
+    let [hot_memory, hot_paged] = sources(file);
     let verified = Segment::open(memory(file), expected)?;
     // Whatever the verdict: what matters is which blocks it got to.
     let _ = verified.verify();
@@ -308,6 +315,8 @@ pub(crate) fn states(file: &[u8], expected: &Expected) -> Result<[Segment; 3], S
         Segment::open(fresh, expected)?,
         verified,
         Segment::open(paged, expected)?,
+        hot(hot_memory)?,
+        hot(hot_paged)?,
     ])
 }
 

@@ -1,0 +1,139 @@
+//! Copies of what searches touch at random, within their own limit.
+//!
+//! Owns the account of these copies and the step that makes one. Invariants: no more
+//! is copied than the limit allows; what a copy took is given back when its segment
+//! goes; a lack of memory or a failed read leaves a segment as it was, damage takes it
+//! out of use. One copy is made at a time, by whoever comes first; nobody waits for it.
+//! Must not know: what is in a copy.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use crate::core::Core;
+use crate::error::Result;
+use crate::options::Residency;
+use crate::segment_file::LiveSegment;
+use crate::sync::counter::AtomicUsize;
+use crate::sync::{AtomicBool, Ordering};
+
+/// Bytes that copies may take, and take.
+pub(crate) struct HotMemory {
+    limit: usize,
+    used: AtomicUsize,
+    /// Set while somebody makes a copy.
+    copying: AtomicBool,
+}
+
+/// Bytes of one segment's copies.
+pub(crate) struct HotCharge {
+    memory: Arc<HotMemory>,
+    bytes: usize,
+}
+
+impl Drop for HotCharge {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Whoever has it makes a copy.
+struct Copying<'a>(&'a AtomicBool);
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl HotMemory {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+            copying: AtomicBool::new(false),
+        })
+    }
+
+    /// Bytes of all copies, those of segments that only snapshots still hold too.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Room for copies of so many bytes, if there is.
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: usize) -> Option<HotCharge> {
+        let add = |used: usize| used.checked_add(bytes).filter(|all| *all <= self.limit);
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .ok()?;
+        Some(HotCharge {
+            memory: Arc::clone(self),
+            bytes,
+        })
+    }
+
+    fn begin(&self) -> Option<Copying<'_>> {
+        let busy = self.copying.swap(true, Ordering::Acquire);
+        (!busy).then(|| Copying(&self.copying))
+    }
+}
+
+impl Core {
+    /// Copies what searches touch of one segment, if one is to be copied and there is
+    /// room. The largest first: searches spend most of their time there.
+    ///
+    /// # Errors
+    /// Damage that the copy met, once: the segment is out of use then.
+    pub(crate) fn warm_step(&self) -> Result<bool> {
+        if self.hot.limit == 0 || self.cancel.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let Some(_alone) = self.hot.begin() else {
+            return Ok(false);
+        };
+        let (view, _) = self.published.get();
+        let mut wanted: Vec<(usize, &LiveSegment)> = Vec::new();
+        for (&id, collection) in &view.collections {
+            if self.info(id).map(|info| info.residency()) == Some(Residency::Hot) {
+                let segments = collection.version.segments.iter();
+                wanted.extend(segments.map(|s| (s.file.hot_bytes_wanted(), s)));
+            }
+        }
+        wanted.retain(|(bytes, _)| *bytes > 0);
+        wanted.sort_by_key(|(bytes, segment)| (Reverse(*bytes), segment.id()));
+        for (_, segment) in wanted {
+            if segment.file.warm(&self.hot)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Copies what there is to copy. Damage ends it, and is told to whoever asks for the
+    /// segment; the rest is left to the next step.
+    pub(crate) fn warm_all(&self) {
+        while matches!(self.warm_step(), Ok(true)) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HotMemory;
+
+    #[test]
+    fn no_more_than_the_limit_is_given_and_all_of_it_comes_back() {
+        let memory = HotMemory::new(100);
+        let a = memory.reserve(60).expect("fits");
+        assert!(memory.reserve(41).is_none());
+        assert!(memory.reserve(usize::MAX).is_none());
+        let b = memory.reserve(40).expect("fits exactly");
+        assert_eq!(memory.used(), 100);
+        drop(a);
+        assert_eq!(memory.used(), 40);
+        drop(b);
+        assert_eq!(memory.used(), 0);
+        let copying = memory.begin().expect("nobody else");
+        assert!(memory.begin().is_none());
+        drop(copying);
+        assert!(memory.begin().is_some());
+    }
+}

@@ -1,0 +1,356 @@
+//! Where searches read graphs from changes nothing but speed and memory.
+
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use esker::{
+    Background, Collection, CollectionOptions, Db, Error, GraphOptions, Hit, MapMode, MemoryStats,
+    Metric, Options, Residency, SearchOptions,
+};
+use esker_tests::load::{delete, put, uniform};
+use esker_tests::rng::Rng;
+use esker_tests::sim::{Call, CallKind, Fault, OsError};
+use esker_tests::{fault::FaultStorage, forge};
+
+const DIMENSION: usize = 8;
+const DEGREE: usize = 8;
+/// Bytes of a segment's graph, in whole pages.
+const fn graph_bytes(rows: usize) -> u64 {
+    ((rows * DEGREE * 4).div_ceil(4096) * 4096) as u64
+}
+
+fn options() -> Options {
+    Options::new()
+        .background(Background::Manual)
+        .auto_compact(false)
+        .map_mode(MapMode::Mmap)
+        .graph(GraphOptions::new().max_degree(8).l_build(24).min_rows(20))
+}
+
+fn create(db: &Db, name: &str, metric: Metric) -> Collection {
+    let shape = CollectionOptions::new(DIMENSION as u32, metric);
+    db.create_collection(name, shape).expect("made")
+}
+
+/// Puts rows `from..to` and flushes them as one segment.
+fn segment(db: &Db, c: &Collection, from: u64, to: u64) {
+    let rows = uniform(from + 7, (to - from) as usize, DIMENSION);
+    let rows = (from..to).zip(rows.iter().map(Vec::as_slice));
+    put(db, c, rows).expect("put");
+    db.flush().expect("flushed");
+}
+
+/// Does background work until there is none.
+fn settle(db: &Db) -> MemoryStats {
+    while db.run_background_step().expect("works") {}
+    db.stats().memory
+}
+
+fn answers(db: &Db) -> Vec<Vec<Hit>> {
+    let mut answers = Vec::new();
+    for name in db.collections() {
+        let c = db.collection(&name).expect("there");
+        for (n, query) in uniform(99, 30, DIMENSION).iter().enumerate() {
+            let l = [10, 24, 80][n % 3];
+            let options = SearchOptions::new(1 + n % 9).l_search(l).with_vectors(true);
+            answers.push(c.search(query, &options).expect("finds").hits);
+        }
+    }
+    answers
+}
+
+#[test]
+fn answers_do_not_depend_on_residency() {
+    for seed in 0..6 {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut rng = Rng::new(seed);
+        let db = Db::open(dir.path(), options()).expect("opens");
+        for (name, metric) in [
+            ("cosine", Metric::Cosine),
+            ("l2", Metric::L2),
+            ("product", Metric::InnerProduct),
+        ] {
+            let c = create(&db, name, metric);
+            let mut next = 0;
+            for _ in 0..1 + rng.below(3) {
+                let rows = 10 + rng.below(500);
+                // Some rows again, so that some are dead.
+                let from = next - rng.below(next / 3 + 1);
+                segment(&db, &c, from, next + rows);
+                next += rows;
+            }
+            let dead: Vec<u64> = (0..next).filter(|_| rng.below(7) == 0).collect();
+            delete(&db, &c, &dead).expect("deleted");
+        }
+        let at_once = answers(&db);
+        db.close().expect("closed");
+        for mode in [MapMode::Mmap, MapMode::Pread] {
+            for residency in [Residency::Hot, Residency::Mapped] {
+                let options = options().map_mode(mode).residency(residency);
+                let db = Db::open(dir.path(), options).expect("opens");
+                assert!(
+                    answers(&db) == at_once,
+                    "{mode:?}, {residency:?}, before copies"
+                );
+                let memory = settle(&db);
+                assert_eq!(memory.hot > 0, residency == Residency::Hot);
+                assert_eq!((memory.not_hot, memory.not_hot_segments), (0, 0));
+                assert!(
+                    answers(&db) == at_once,
+                    "{mode:?}, {residency:?}, seed {seed}"
+                );
+            }
+        }
+    }
+}
+
+/// What is copied is verified in the copy; damage takes the segment out of use, not
+/// the open.
+#[test]
+fn damage_that_a_copy_meets_quarantines_the_segment() {
+    for mode in [MapMode::Mmap, MapMode::Pread] {
+        let dir = tempfile::tempdir().expect("dir");
+        let db = Db::open(dir.path(), options()).expect("opens");
+        let c = create(&db, "c", Metric::L2);
+        segment(&db, &c, 0, 900);
+        segment(&db, &c, 900, 1_000);
+        drop(c);
+        db.close().expect("closed");
+        let (path, at) = flip_in_graph(dir.path());
+
+        let db = Db::open(dir.path(), options().map_mode(mode)).expect("opens");
+        // Whoever does the work hears of it once.
+        let told = db.run_background_step();
+        assert!(matches!(told, Err(Error::Corruption { .. })), "{told:?}");
+        let memory = settle(&db);
+        let [damaged] = &db.quarantined()[..] else {
+            panic!("one is damaged: {:?}", db.quarantined());
+        };
+        let Error::Corruption { file, offset, .. } = &damaged.error else {
+            panic!("{:?}", damaged.error);
+        };
+        assert_eq!((file, *offset), (&path, at as u64 / 4096 * 4096));
+        // The sound one is copied; nothing is kept or wanted of the other.
+        assert_eq!(memory.hot, graph_bytes(100));
+        assert_eq!(memory.not_hot, 0);
+        let c = db.collection("c").expect("there");
+        let rest = SearchOptions::new(200).l_search(200).skip_quarantined(true);
+        let found = c.search(&[0.5; DIMENSION], &rest).expect("answers");
+        assert_eq!((found.hits.len(), found.skipped.len()), (100, 1));
+    }
+}
+
+/// A check reads the file, though searches read a sound copy of it.
+#[test]
+fn a_check_reads_the_file_and_not_the_copy() {
+    let dir = tempfile::tempdir().expect("dir");
+    let db = Db::open(dir.path(), options()).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 900);
+    assert_eq!(settle(&db).hot, graph_bytes(900));
+    let before = answers(&db);
+    let (path, _) = flip_in_graph(dir.path());
+    assert!(answers(&db) == before, "walks read the copy");
+    let report = db.verify().expect("runs");
+    let named = report
+        .problems
+        .iter()
+        .any(|problem| problem.to_string().contains(&*path.to_string_lossy()));
+    assert!(named, "{report:?}");
+    assert_eq!(db.quarantined().len(), 1);
+}
+
+/// The largest segment's file, and where the graph is in it.
+fn graph_of(dir: &Path) -> (PathBuf, Range<usize>) {
+    let files = std::fs::read_dir(dir).expect("lists");
+    let paths = files.map(|entry| entry.expect("reads").path());
+    let segments = paths.filter(|path| path.extension().is_some_and(|e| e == "segment"));
+    let path = segments
+        .max_by_key(|path| path.metadata().expect("there").len())
+        .expect("one");
+    let file = std::fs::read(&path).expect("reads");
+    let tag = esker_segment::layout::SectionTag::Graph as u16;
+    let sections = forge::sections(&file);
+    let graph = sections
+        .iter()
+        .find(|(entry, _)| file[*entry..*entry + 2] == tag.to_le_bytes());
+    let bytes = graph.expect("a graph").1.clone();
+    (path, bytes)
+}
+
+/// Flips a bit in the graph of the largest segment; its file and the place.
+fn flip_in_graph(dir: &Path) -> (PathBuf, usize) {
+    let (path, bytes) = graph_of(dir);
+    let at = bytes.start + bytes.len() / 2;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path);
+    let file = file.expect("opens");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).expect("reads");
+    file.write_all_at(&[byte[0] ^ 16], at as u64)
+        .expect("written");
+    (path, at)
+}
+
+#[test]
+fn a_segment_that_does_not_fit_is_read_from_the_file_until_it_does() {
+    let dir = tempfile::tempdir().expect("dir");
+    let limit = graph_bytes(900) + graph_bytes(300);
+    let db = Db::open(dir.path(), options().hot_memory(limit as usize)).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 300);
+    segment(&db, &c, 300, 1_200);
+    let memory = settle(&db);
+    assert_eq!((memory.hot, memory.not_hot), (limit, 0));
+    segment(&db, &c, 1_200, 1_400);
+    let memory = settle(&db);
+    assert_eq!((memory.hot, memory.not_hot), (limit, graph_bytes(200)));
+    assert_eq!(memory.not_hot_segments, 1);
+    assert_eq!(answers(&db).len(), 30);
+
+    // After an open the largest that fit come first.
+    drop(c);
+    db.close().expect("closed");
+    let least = options().hot_memory(graph_bytes(900) as usize + 4096);
+    let db = Db::open(dir.path(), least).expect("opens");
+    let memory = settle(&db);
+    assert_eq!(memory.hot, graph_bytes(900));
+    assert_eq!(memory.not_hot_segments, 2);
+    db.close().expect("closed");
+
+    // The copies of what was merged are given back, and the output has their room.
+    let room = graph_bytes(1_400).max(limit);
+    let db = Db::open(dir.path(), options().hot_memory(room as usize)).expect("opens");
+    assert!(settle(&db).hot > 0);
+    let snapshot = db.snapshot().expect("taken");
+    db.compact().expect("compacted");
+    let memory = settle(&db);
+    assert!(memory.hot >= limit, "the snapshot holds what it reads");
+    assert_eq!(memory.not_hot, graph_bytes(1_400));
+    assert!(memory.resident() >= memory.hot);
+    drop(snapshot);
+    let memory = settle(&db);
+    assert_eq!((memory.hot, memory.not_hot), (graph_bytes(1_400), 0));
+
+    db.close().expect("closed");
+    let db = Db::open(dir.path(), options().hot_memory(0)).expect("opens");
+    let memory = settle(&db);
+    assert_eq!((memory.hot, memory.not_hot), (0, graph_bytes(1_400)));
+}
+
+#[test]
+fn each_collection_has_its_own() {
+    let dir = tempfile::tempdir().expect("dir");
+    let only_a = || {
+        options()
+            .residency(Residency::Mapped)
+            .residency_of("a", Residency::Hot)
+    };
+    let db = Db::open(dir.path(), only_a()).expect("opens");
+    let (a, b) = (create(&db, "a", Metric::L2), create(&db, "b", Metric::L2));
+    segment(&db, &a, 0, 400);
+    segment(&db, &b, 0, 700);
+    assert_eq!(
+        (a.residency(), b.residency()),
+        (Residency::Hot, Residency::Mapped)
+    );
+    assert_eq!(settle(&db).hot, graph_bytes(400));
+    drop((a, b));
+    db.close().expect("closed");
+
+    let db = Db::open(dir.path(), only_a()).expect("opens");
+    assert_eq!(settle(&db).hot, graph_bytes(400));
+    let b = db.collection("b").expect("there");
+    b.set_residency(Residency::Hot);
+    assert_eq!(db.stats().memory.not_hot, graph_bytes(700));
+    assert_eq!(settle(&db).hot, graph_bytes(400) + graph_bytes(700));
+    db.collection("a")
+        .expect("there")
+        .set_residency(Residency::Mapped);
+    b.set_residency(Residency::Mapped);
+    // What is there stays until its segment goes.
+    assert_eq!(settle(&db).hot, graph_bytes(400) + graph_bytes(700));
+    segment(&db, &b, 700, 800);
+    db.compact().expect("compacted");
+    assert_eq!(settle(&db).hot, graph_bytes(400));
+    db.drop_collection("a").expect("dropped");
+    assert_eq!(settle(&db).hot, 0);
+}
+
+/// Walks of a copied graph ask the disk for vectors and keys alone.
+#[test]
+fn a_copied_graph_is_not_read_again() {
+    let dir = tempfile::tempdir().expect("dir");
+    let db = Db::open(dir.path(), options()).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 2_000);
+    drop(c);
+    db.close().expect("closed");
+    let (_, graph) = graph_of(dir.path());
+    for residency in [Residency::Mapped, Residency::Hot] {
+        let storage = FaultStorage::around(std::sync::Arc::new(esker::env::StdEnv::new()));
+        let options = options()
+            .map_mode(MapMode::Pread)
+            .block_cache_bytes(0)
+            .residency(residency)
+            .env(storage.env());
+        let db = Db::open(dir.path(), options).expect("opens");
+        settle(&db);
+        let before = storage.log().len();
+        answers(&db);
+        let log = storage.log();
+        let of_graph = log[before..].iter().filter(|call| {
+            call.kind == CallKind::Read
+                && call.path.extension().is_some_and(|e| e == "segment")
+                && graph.contains(&(call.offset as usize))
+        });
+        assert_eq!(of_graph.count() == 0, residency == Residency::Hot);
+    }
+}
+
+/// A disk that fails while a copy is made is no damage: searches read the file, and the
+/// copy is made once the disk is well.
+#[test]
+fn a_copy_that_the_disk_denies_is_made_later() {
+    let dir = tempfile::tempdir().expect("dir");
+    let db = Db::open(dir.path(), options()).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 900);
+    let truth = answers(&db);
+    drop(c);
+    db.close().expect("closed");
+    let (path, graph) = graph_of(dir.path());
+    let storage = FaultStorage::around(std::sync::Arc::new(esker::env::StdEnv::new()));
+    let paged = options().map_mode(MapMode::Pread).env(storage.env());
+    let db = Db::open(dir.path(), paged).expect("opens");
+    let of_graph = move |call: &Call| {
+        call.kind == CallKind::Read && call.path == path && graph.contains(&(call.offset as usize))
+    };
+    storage.inject(Fault::when(OsError::Eio, of_graph));
+    let memory = settle(&db);
+    assert_eq!((memory.hot, memory.not_hot), (0, graph_bytes(900)));
+    assert!(db.quarantined().is_empty());
+    storage.heal();
+    assert_eq!(settle(&db).hot, graph_bytes(900));
+    assert!(answers(&db) == truth);
+}
+
+/// What an open did not look at is not opened to be copied.
+#[test]
+fn a_segment_is_copied_once_it_was_opened() {
+    let dir = tempfile::tempdir().expect("dir");
+    let db = Db::open(dir.path(), options()).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 900);
+    drop(c);
+    db.close().expect("closed");
+    let lazy = options().verify_on_open(esker::VerifyOnOpen::None);
+    let db = Db::open(dir.path(), lazy).expect("opens");
+    let memory = settle(&db);
+    assert_eq!((memory.hot, memory.not_hot, memory.mapped()), (0, 0, 0));
+    answers(&db);
+    assert_eq!(settle(&db).hot, graph_bytes(900));
+}
