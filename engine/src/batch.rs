@@ -65,10 +65,9 @@ impl WriteBatch {
     /// An empty batch.
     #[must_use]
     pub fn new() -> Self {
-        let mut frame = FrameBuf::new(BATCH_FRAME);
-        frame.extend_from_slice(&[0; PREFIX]);
+        let frame = FrameBuf::new(BATCH_FRAME);
         Self {
-            frame,
+            frame: with_prefix(frame),
             ops: 0,
             owner: None,
             collections: Vec::new(),
@@ -158,10 +157,18 @@ impl WriteBatch {
     fn check_row(&mut self, collection: &Collection, key: &Key) -> Result<()> {
         collection.check_usable()?;
         let owner = collection.database_identity();
-        if *self.owner.get_or_insert(owner) != owner {
-            return Err(Error::invalid(
-                "a batch holds operations of one database only; use one batch for each",
-            ));
+        match self.owner {
+            None => {
+                self.owner = Some(owner);
+                // Now it is known whose frames were written and can be built in again.
+                self.frame = with_prefix(collection.spare_frame(BATCH_FRAME));
+            }
+            Some(first) if first != owner => {
+                return Err(Error::invalid(
+                    "a batch holds operations of one database only; use one batch for each",
+                ));
+            }
+            Some(_) => {}
         }
         if key.is_empty() || key.len() > MAX_KEY_LEN {
             return Err(Error::Invalid(format!(
@@ -247,6 +254,12 @@ impl WriteBatch {
         self.frame.seal();
         (self.frame, self.ops)
     }
+}
+
+/// The frame with room for the operation count, which is known at the end.
+fn with_prefix(mut frame: FrameBuf) -> FrameBuf {
+    frame.extend_from_slice(&[0; PREFIX]);
+    frame
 }
 
 /// Zeros that bring `len` to a multiple of four.

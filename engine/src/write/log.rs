@@ -166,8 +166,15 @@ impl Log {
         })
     }
 
-    /// Appends frames with one write; returns the number of their file.
-    pub(crate) fn append(&self, frames: &mut [SequencedFrame<'_>]) -> Result<u64, LogError> {
+    /// Appends frames with one write; returns the number of their file. If a sync
+    /// follows, the device may begin with it at once.
+    pub(crate) fn append(
+        &self,
+        frames: &mut [SequencedFrame<'_>],
+        sync_follows: bool,
+    ) -> Result<u64, LogError> {
+        /// Less is written as fast as it is asked for.
+        const WORTH_BEGINNING: u64 = 64 << 10;
         let inner = &mut *self.inner.lock();
         let needed: u64 = frames
             .iter()
@@ -179,6 +186,7 @@ impl Log {
             self.rotate(inner)?;
         }
         let number = inner.current.header().number.0;
+        let start = inner.current.end().offset;
         inner.current.append(frames).map_err(|error| {
             LogError::Failed(Error::io(
                 &FileName::Log(number).path(self.dir.path()),
@@ -186,6 +194,9 @@ impl Log {
                 error,
             ))
         })?;
+        if sync_follows && needed >= WORTH_BEGINNING {
+            inner.current.file().begin_sync(start, needed);
+        }
         self.bytes_written.fetch_add(needed, Ordering::Relaxed);
         if let Some(last) = frames.last() {
             inner.last_seqno = last.first_seqno + u64::from(last.seqno_count).saturating_sub(1);
@@ -545,11 +556,14 @@ mod tests {
             let mut buf = FrameBuf::new(1);
             buf.extend_from_slice(bytes);
             buf.seal();
-            log.append(&mut [SequencedFrame {
-                buf: &mut buf,
-                first_seqno: seqno,
-                seqno_count: 1,
-            }])
+            log.append(
+                &mut [SequencedFrame {
+                    buf: &mut buf,
+                    first_seqno: seqno,
+                    seqno_count: 1,
+                }],
+                true,
+            )
         };
         append(1, b"one").unwrap();
         assert_eq!(log.sync().unwrap(), 1);
