@@ -155,7 +155,12 @@ impl WriteBatch {
     }
 
     fn check_row(&mut self, collection: &Collection, key: &Key) -> Result<()> {
-        collection.check_usable()?;
+        let info = collection.info();
+        let known = self.collections.iter().rev().any(|c| Arc::ptr_eq(c, info));
+        if !known {
+            // Once: all of them are looked at again when the batch is written.
+            collection.check_usable()?;
+        }
         let owner = collection.database_identity();
         match self.owner {
             None => {
@@ -177,8 +182,7 @@ impl WriteBatch {
                 key.len()
             )));
         }
-        let info = collection.info();
-        if !self.collections.iter().rev().any(|c| Arc::ptr_eq(c, info)) {
+        if !known {
             self.collections.push(Arc::clone(info));
         }
         if self.ops == u32::MAX {

@@ -89,6 +89,20 @@ impl<F: LogFile> LogWriter<F> {
     /// increase: nothing was written, the writer is as before. Any other error
     /// abandons the file: the end stays where it was, and further appends fail.
     pub fn append(&mut self, frames: &mut [SequencedFrame<'_>]) -> io::Result<()> {
+        self.append_ahead_of_zeros(frames, 0)
+    }
+
+    /// As [`LogWriter::append`], with so many zeros behind the frames in the same write:
+    /// later frames that take their place do not change where the file lies on the
+    /// device, and their sync has less to do. The log ends in front of them.
+    ///
+    /// # Errors
+    /// As [`LogWriter::append`].
+    pub fn append_ahead_of_zeros(
+        &mut self,
+        frames: &mut [SequencedFrame<'_>],
+        zeros: usize,
+    ) -> io::Result<()> {
         if self.abandoned {
             return Err(io::Error::other("an earlier write to this log file failed"));
         }
@@ -99,12 +113,14 @@ impl<F: LogFile> LogWriter<F> {
         }
         let bytes = match frames {
             [] => return Ok(()),
-            [single] => single.buf.bytes(),
+            [single] if zeros == 0 => single.buf.bytes(),
             several => {
-                self.joined.reserve((end.offset - self.end.offset) as usize);
+                let len = (end.offset - self.end.offset) as usize;
+                self.joined.reserve(len.saturating_add(zeros));
                 for frame in several {
                     self.joined.extend_from_slice(frame.buf.bytes());
                 }
+                self.joined.resize(len.saturating_add(zeros), 0);
                 &self.joined
             }
         };

@@ -66,6 +66,9 @@ impl LogError {
 /// Zeros written at a time when a file is prepared.
 const ZERO_CHUNK: usize = 1 << 20;
 
+/// Above this many bytes for each sync, writing zeros outweighs what they spare it.
+const SMALL_SYNC: u64 = 64 << 10;
+
 /// The chain of log files, newest last.
 pub(crate) struct Log {
     dir: Arc<Directory>,
@@ -89,6 +92,8 @@ struct Inner {
     last_seqno: u64,
     synced_seqno: u64,
     prepared: Option<Prepared>,
+    /// In front of this offset the current file has no place that was never written.
+    written_to: u64,
     /// Preparing failed while this file was current: rotation will do it itself.
     gave_up_preparing: bool,
     /// Older files still on disk: number and length.
@@ -116,6 +121,8 @@ impl Session {
 struct Prepared {
     number: u64,
     file: FileHandle,
+    /// Bytes from its start that hold zeros.
+    zeroed: u64,
 }
 
 /// A place in the log to make durable, taken under the lock and synced outside it.
@@ -151,6 +158,7 @@ impl Log {
             last_seqno: 0,
             synced_seqno: 0,
             prepared: None,
+            written_to: 0,
             gave_up_preparing: false,
             retained: VecDeque::new(),
         };
@@ -187,13 +195,20 @@ impl Log {
         }
         let number = inner.current.header().number.0;
         let start = inner.current.end().offset;
-        inner.current.append(frames).map_err(|error| {
+        let zeros = if sync_follows {
+            self.zeros_behind(inner, start + needed)
+        } else {
+            0
+        };
+        let appended = inner.current.append_ahead_of_zeros(frames, zeros as usize);
+        appended.map_err(|error| {
             LogError::Failed(Error::io(
                 &FileName::Log(number).path(self.dir.path()),
                 "writing",
                 error,
             ))
         })?;
+        inner.written_to = inner.written_to.max(start + needed + zeros);
         if sync_follows && needed >= WORTH_BEGINNING {
             inner.current.file().begin_sync(start, needed);
         }
@@ -222,6 +237,7 @@ impl Log {
             Ok(writer) => {
                 inner.retained.push_back((old, end.offset));
                 inner.current = writer;
+                inner.written_to = next.zeroed;
                 inner.superseded = false;
                 inner.gave_up_preparing = false;
                 self.syncs.store(0, Ordering::Relaxed);
@@ -255,7 +271,12 @@ impl Log {
             if !planted("log.dir_sync") {
                 self.dir.sync(before)?;
             }
-            Ok(Prepared { number, file })
+            let zeroed = if zeroed { self.file_bytes } else { 0 };
+            Ok(Prepared {
+                number,
+                file,
+                zeroed,
+            })
         })();
         prepared.map_err(|error: io::Error| {
             discard(self.dir.storage(), &path);
@@ -307,13 +328,30 @@ impl Log {
         }
     }
 
+    /// Zeros to be written with frames that end at `end`, where nothing was written yet:
+    /// the file that a chain begins with, or one prepared while syncs were large.
+    fn zeros_behind(&self, inner: &Inner, end: u64) -> u64 {
+        /// So many at a time: a fraction of a millisecond, once for hundreds of writes.
+        const STEP: u64 = 256 << 10;
+        /// Syncs of the file before the first zeros, so that a database of a few rows
+        /// stays small.
+        const FIRST: u64 = 16;
+        let syncs = self.syncs.load(Ordering::Relaxed);
+        if end <= inner.written_to || syncs < FIRST || syncs * SMALL_SYNC < end {
+            return 0;
+        }
+        let page_end = |offset: u64| offset.next_multiple_of(4 << 10);
+        let step = STEP.min(self.file_bytes / 4);
+        page_end(end + step)
+            .min(self.file_bytes)
+            .saturating_sub(end)
+    }
+
     /// Whether zeros pay: they spare each sync a journal commit, and cost every
     /// byte of the log a second write.
     fn syncs_are_small(&self) -> bool {
-        /// Above this many bytes for each sync, writing them outweighs the commit.
-        const SMALL: u64 = 64 << 10;
         let bytes = self.inner.lock().current.end().offset;
-        self.syncs.load(Ordering::Relaxed) * SMALL > bytes
+        self.syncs.load(Ordering::Relaxed) * SMALL_SYNC > bytes
     }
 
     /// Whether zeros would leave the disk room for what matters more.
