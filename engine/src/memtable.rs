@@ -116,7 +116,11 @@ impl Memtable {
         let payload: Option<Arc<[u8]>> = payload.map(Arc::from);
         let mut writer = self.writer.lock();
         let inverse_norm = match self.metric {
-            Metric::Cosine => inverse_norm(&floats(vector)),
+            Metric::Cosine => match bytemuck::try_cast_slice(vector) {
+                Ok(components) => inverse_norm(components),
+                // A frame's memory begins anywhere as far as its type says.
+                Err(_) => inverse_norm(&floats(vector)),
+            },
             _ => 1.0,
         };
         let row = writer.len();

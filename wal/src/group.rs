@@ -4,7 +4,7 @@
 //! leads becomes the leader, takes a group from the front of the queue and does
 //! everything for it:
 //!
-//! 1. append all frames with one write;
+//! 1. append all frames: small ones with one write, large ones from where they lie;
 //! 2. apply to the memtables, where nobody sees it yet: a device that has begun to
 //!    write works meanwhile;
 //! 3. sync, if any member asks for it;
@@ -57,7 +57,7 @@ pub trait CommitSink {
     /// Whether the request may become visible only once it is durable.
     fn wants_sync(request: &Self::Request) -> bool;
 
-    /// Appends the group to the log, with one write.
+    /// Appends the group to the log.
     ///
     /// # Errors
     /// Nothing of the group will be applied.

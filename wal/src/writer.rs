@@ -18,6 +18,9 @@ use crate::mutants::planted;
 /// a rare large group needed beyond it is given back.
 const KEPT_CAPACITY: usize = 1 << 20;
 
+/// From this size on a frame is written by itself: a call costs less than the copy.
+const LARGE_FRAME: usize = 64 << 10;
+
 /// A frame and the SeqNos that it carries.
 pub struct SequencedFrame<'a> {
     /// The payload; [`FrameBuf::seal`] it first, outside of every lock.
@@ -111,28 +114,46 @@ impl<F: LogFile> LogWriter<F> {
         for frame in frames.iter_mut() {
             end = self.write_header(frame, end);
         }
-        let bytes = match frames {
-            [] => return Ok(()),
-            [single] if zeros == 0 => single.buf.bytes(),
-            several => {
-                let len = (end.offset - self.end.offset) as usize;
-                self.joined.reserve(len.saturating_add(zeros));
-                for frame in several {
-                    self.joined.extend_from_slice(frame.buf.bytes());
-                }
-                self.joined.resize(len.saturating_add(zeros), 0);
-                &self.joined
-            }
-        };
+        if frames.is_empty() {
+            return Ok(());
+        }
         // Taken back only by success: a panic on the way out is a failure too.
         self.abandoned = !planted("log.abandon");
-        self.file.write_at(self.end.offset, bytes)?;
+        self.write(frames, zeros)?;
         self.abandoned = false;
-        self.joined.clear();
         self.joined.shrink_to(KEPT_CAPACITY);
         self.end = end;
         self.next_seqno = next_seqno;
         Ok(())
+    }
+
+    /// Writes the frames with their headers at the end: small ones joined, large ones
+    /// from where they were built.
+    fn write(&mut self, frames: &[SequencedFrame<'_>], zeros: usize) -> io::Result<()> {
+        let mut at = self.end.offset;
+        let alone = frames.len() == 1 && zeros == 0;
+        for frame in frames {
+            let bytes = frame.buf.bytes();
+            if alone || bytes.len() >= LARGE_FRAME {
+                at += self.write_joined(at)?;
+                self.file.write_at(at, bytes)?;
+                at += bytes.len() as u64;
+            } else {
+                self.joined.extend_from_slice(bytes);
+            }
+        }
+        self.joined.resize(self.joined.len() + zeros, 0);
+        self.write_joined(at).map(drop)
+    }
+
+    /// Writes what was joined at `at`; its length.
+    fn write_joined(&mut self, at: u64) -> io::Result<u64> {
+        let len = self.joined.len() as u64;
+        if len > 0 {
+            self.file.write_at(at, &self.joined)?;
+            self.joined.clear();
+        }
+        Ok(len)
     }
 
     /// Everything that can be refused before a byte is written. Returns the first

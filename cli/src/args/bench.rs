@@ -37,7 +37,12 @@ pub(crate) struct BenchIngest {
     /// [default: those of the file]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
     pub(crate) rows: Option<u64>,
-    /// Print one JSON object
+    /// Numbers of threads that write, one measurement each, every one in a database of
+    /// its own [default: --threads]
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) writers: Vec<u64>,
+    /// Print one JSON object a line, one for each number of writers
     #[arg(long)]
     pub(crate) json: bool,
 }

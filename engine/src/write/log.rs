@@ -174,7 +174,7 @@ impl Log {
         })
     }
 
-    /// Appends frames with one write; returns the number of their file. If a sync
+    /// Appends frames; returns the number of their file. If a sync
     /// follows, the device may begin with it at once.
     pub(crate) fn append(
         &self,
