@@ -166,7 +166,9 @@ impl WriteBatch {
             None => {
                 self.owner = Some(owner);
                 // Now it is known whose frames were written and can be built in again.
-                self.frame = with_prefix(collection.spare_frame(BATCH_FRAME));
+                if self.is_empty() {
+                    self.frame = with_prefix(collection.spare_frame(BATCH_FRAME));
+                }
             }
             Some(first) if first != owner => {
                 return Err(Error::invalid(

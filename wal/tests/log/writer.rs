@@ -57,10 +57,13 @@ fn large_frames_of_a_group_are_not_copied_together() {
         (1, 6, 1, b"last but one"),
     ];
     append_group(&mut writer, &group);
-    let writes = file.effects().into_iter().filter_map(|effect| match effect {
-        Effect::Write { len, .. } => Some(len),
-        Effect::Sync => None,
-    });
+    let writes = file
+        .effects()
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Write { len, .. } => Some(len),
+            Effect::Sync => None,
+        });
     let encoded = |len: usize| FRAME_HEADER_LEN + len.next_multiple_of(8);
     let expected = [
         HEADER_LEN,
