@@ -38,7 +38,7 @@ pub(super) struct Load {
     pub(super) threads: u64,
     pub(super) durability: Durability,
     /// The file's vectors, if they are to be taken from memory.
-    held: Vec<f32>,
+    pub(super) held: Vec<f32>,
 }
 
 /// Most bytes of vectors that are held in memory.
