@@ -1,4 +1,4 @@
-//! `bench-ingest`: one object, every field of it measured.
+//! `bench-ingest`: an object for each number of writers, every field of it measured.
 
 #![allow(
     clippy::disallowed_methods,
@@ -57,7 +57,11 @@ fn every_field_is_there_and_possible() {
     assert_eq!(report["dimension"], 16);
     assert_eq!(report["batch"], 500, "no larger than the run");
     assert_eq!(report["durability"], "os");
-    assert_eq!(report["threads"], 1);
+    assert_eq!(report["writers"], 1);
+    assert_eq!(report["to_one_writer"], 1.0);
+    let ratio = report["rows_per_s"].as_f64().unwrap() / mean;
+    let said = report["to_raw"].as_f64().unwrap();
+    assert!((said - ratio).abs() <= 0.001 + ratio * 0.001, "{report}");
 }
 
 #[test]
@@ -66,7 +70,8 @@ fn a_run_longer_than_the_file_has_distinct_keys_from_all_threads() {
     let report = run(&bench, "--rows 1730 --batch 90 --threads 3 --db kept");
     assert_eq!(report["rows"], 1730);
     assert_eq!(report["durability"], "sync");
-    assert_eq!(report["threads"], 3);
+    assert_eq!(report["writers"], 3);
+    assert!(report["to_one_writer"].is_null(), "one was not measured");
     let stats: Value = serde_json::from_str(&bench.ok("stats kept --json")).unwrap();
     assert_eq!(stats["collections"]["bench"]["rows"], 1730);
     // Row 1729 is the file's row 229, whose components are all 230.
@@ -76,6 +81,27 @@ fn a_run_longer_than_the_file_has_distinct_keys_from_all_threads() {
         "{got}"
     );
     bench.fails("bench-ingest --data data --db kept", 1, "earlier run");
+    bench.fails("bench-ingest --data data --db new --writers 1,2", 2, "--db");
+}
+
+#[test]
+fn each_number_of_writers_is_measured_and_compared_with_one() {
+    let bench = data();
+    let out = bench.ok("bench-ingest --data data --json --rows 40 --batch 1 --writers 1,4");
+    bench.assert_clean();
+    let reports: Vec<Value> = out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(reports.len(), 2, "{out}");
+    for (report, writers) in reports.iter().zip([1, 4]) {
+        assert_eq!(report["writers"], writers);
+        assert_eq!((&report["rows"], &report["batch"]), (&40.into(), &1.into()));
+    }
+    let rate = |report: &Value| report["rows_per_s"].as_f64().unwrap();
+    let ratio = rate(&reports[1]) / rate(&reports[0]);
+    let said = reports[1]["to_one_writer"].as_f64().unwrap();
+    assert!((said - ratio).abs() <= 0.01 + ratio * 0.01, "{out}");
 }
 
 #[test]

@@ -344,6 +344,7 @@ fn the_wrong_command_line_is_exit_code_2() {
         "search db c --vector x",
         "bench-ingest --data . --rows 0",
         "bench-ingest --data . --durability sometimes",
+        "bench-ingest --data . --writers 1,0",
         "bench",
         "bench --data . --k 0",
         "bench --data . --l 4",

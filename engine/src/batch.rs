@@ -65,10 +65,9 @@ impl WriteBatch {
     /// An empty batch.
     #[must_use]
     pub fn new() -> Self {
-        let mut frame = FrameBuf::new(BATCH_FRAME);
-        frame.extend_from_slice(&[0; PREFIX]);
+        let frame = FrameBuf::new(BATCH_FRAME);
         Self {
-            frame,
+            frame: with_prefix(frame),
             ops: 0,
             owner: None,
             collections: Vec::new(),
@@ -156,12 +155,27 @@ impl WriteBatch {
     }
 
     fn check_row(&mut self, collection: &Collection, key: &Key) -> Result<()> {
-        collection.check_usable()?;
+        let info = collection.info();
+        let known = self.collections.iter().rev().any(|c| Arc::ptr_eq(c, info));
+        if !known {
+            // Once: all of them are looked at again when the batch is written.
+            collection.check_usable()?;
+        }
         let owner = collection.database_identity();
-        if *self.owner.get_or_insert(owner) != owner {
-            return Err(Error::invalid(
-                "a batch holds operations of one database only; use one batch for each",
-            ));
+        match self.owner {
+            None => {
+                self.owner = Some(owner);
+                // Now it is known whose frames were written and can be built in again.
+                if self.is_empty() {
+                    self.frame = with_prefix(collection.spare_frame(BATCH_FRAME));
+                }
+            }
+            Some(first) if first != owner => {
+                return Err(Error::invalid(
+                    "a batch holds operations of one database only; use one batch for each",
+                ));
+            }
+            Some(_) => {}
         }
         if key.is_empty() || key.len() > MAX_KEY_LEN {
             return Err(Error::Invalid(format!(
@@ -170,8 +184,7 @@ impl WriteBatch {
                 key.len()
             )));
         }
-        let info = collection.info();
-        if !self.collections.iter().rev().any(|c| Arc::ptr_eq(c, info)) {
+        if !known {
             self.collections.push(Arc::clone(info));
         }
         if self.ops == u32::MAX {
@@ -247,6 +260,12 @@ impl WriteBatch {
         self.frame.seal();
         (self.frame, self.ops)
     }
+}
+
+/// The frame with room for the operation count, which is known at the end.
+fn with_prefix(mut frame: FrameBuf) -> FrameBuf {
+    frame.extend_from_slice(&[0; PREFIX]);
+    frame
 }
 
 /// Zeros that bring `len` to a multiple of four.

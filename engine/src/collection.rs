@@ -6,6 +6,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use esker_segment::{CodeKind, CollectionId, Key, Metric, SeqNo};
+use esker_wal::FrameBuf;
 
 use crate::batch::WriteBatch;
 use crate::core::CollectionInfo;
@@ -75,6 +76,11 @@ impl Collection {
 
     pub(crate) fn database_identity(&self) -> u64 {
         self.handle.core.identity
+    }
+
+    /// An empty frame in memory that the database has to spare.
+    pub(crate) fn spare_frame(&self, kind: u8) -> FrameBuf {
+        self.handle.core.spare_frames.take(kind)
     }
 
     pub(crate) fn check_usable(&self) -> Result<()> {

@@ -33,6 +33,7 @@ use crate::stats::Counters;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PinArc, RwLock};
 use crate::verify::Scrubber;
 use crate::view::Published;
+use crate::write::frames::SpareFrames;
 use crate::write::log::{FileNumbers, Log};
 use crate::write::pipeline::PipelineState;
 use crate::write::ticket::DurableWaiters;
@@ -103,6 +104,7 @@ pub(crate) struct Core {
     pub(crate) log: Log,
     pub(crate) group: GroupCommit<Core>,
     pub(crate) pipeline: PipelineState,
+    pub(crate) spare_frames: SpareFrames,
     pub(crate) published: Published,
     pub(crate) collections: RwLock<BTreeMap<CollectionId, Arc<CollectionInfo>>>,
     /// The commit lock.

@@ -108,6 +108,8 @@ pub(crate) fn own_files(storage: &dyn Storage, dir: &Path) -> Result<Vec<(String
 pub(crate) struct FileOutput {
     file: Arc<dyn StorageFile>,
     offset: u64,
+    /// In front of this offset the device has begun to write.
+    begun: u64,
     buffer: Vec<u8>,
     /// What the file said to the first write that failed. Whoever writes through
     /// [`io::Write`] is told less: `write_all` would repeat an interrupted write
@@ -115,14 +117,20 @@ pub(crate) struct FileOutput {
     failure: Option<io::Error>,
 }
 
-/// Most bytes of an output that wait to be written.
-pub(crate) const OUTPUT_BUFFER: usize = 1 << 20;
+/// As much as a segment's writer hands on at a time: its pieces go to the file as they
+/// are, without a copy in between.
+pub(crate) const OUTPUT_BUFFER: usize = 256 << 10;
+
+/// Bytes after which the device is asked to begin. What an output leaves to its one sync
+/// at the end is in the way of every sync of the log meanwhile.
+const BEGIN_EVERY: u64 = 1 << 20;
 
 impl FileOutput {
     pub(crate) fn new(file: Arc<dyn StorageFile>) -> Self {
         Self {
             file,
             offset: 0,
+            begun: 0,
             buffer: Vec::new(),
             failure: None,
         }
@@ -132,10 +140,18 @@ impl FileOutput {
         if !self.buffer.is_empty() {
             let written = self.file.write_at(self.offset, &self.buffer);
             self.note(written)?;
-            self.offset += self.buffer.len() as u64;
+            self.advance(self.buffer.len());
             self.buffer.clear();
         }
         Ok(())
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.offset += written as u64;
+        if self.offset - self.begun >= BEGIN_EVERY {
+            self.file.begin_sync(self.begun, self.offset - self.begun);
+            self.begun = self.offset;
+        }
     }
 
     /// Keeps the first failure for [`publish_file`].
@@ -155,7 +171,7 @@ impl io::Write for FileOutput {
         if bytes.len() >= OUTPUT_BUFFER {
             let written = self.file.write_at(self.offset, bytes);
             self.note(written)?;
-            self.offset += bytes.len() as u64;
+            self.advance(bytes.len());
         } else {
             self.buffer.extend_from_slice(bytes);
         }

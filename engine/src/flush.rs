@@ -166,7 +166,7 @@ impl Core {
             resolve_since(contents, base, &collection.version, &mut superseded)?;
         }
         if !planted("flush.sync_log_first") {
-            self.sync_log()?;
+            self.sync_log_through(memtable.last_seqno())?;
         }
         if planted("flush.mark_superseded") {
             superseded.clear();

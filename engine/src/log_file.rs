@@ -18,6 +18,9 @@ impl LogFile for FileHandle {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.0.write_at(offset, bytes)
     }
+    fn begin_sync(&self, offset: u64, len: u64) {
+        self.0.begin_sync(offset, len);
+    }
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read_at(offset, buffer)
     }

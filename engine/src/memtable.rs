@@ -102,7 +102,7 @@ pub(crate) struct MemRow {
 impl Memtable {
     /// An empty memtable for vectors of `dimension` components, charged to `charge`.
     pub(crate) fn new(dimension: u32, metric: Metric, charge: Charge) -> Self {
-        let writer = AppendRows::new(dimension as usize);
+        let writer = AppendRows::within(dimension as usize, charge.spare_blocks());
         Self {
             metric,
             vectors: writer.reader(),
@@ -131,7 +131,11 @@ impl Memtable {
         let payload: Option<Arc<[u8]>> = payload.map(Arc::from);
         let mut writer = self.writer.lock();
         let inverse_norm = match self.metric {
-            Metric::Cosine => inverse_norm(&floats(vector)),
+            Metric::Cosine => match bytemuck::try_cast_slice(vector) {
+                Ok(components) => inverse_norm(components),
+                // A frame's memory begins anywhere as far as its type says.
+                Err(_) => inverse_norm(&floats(vector)),
+            },
             _ => 1.0,
         };
         let row = writer.len();

@@ -43,6 +43,7 @@ use crate::stats::Counters;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, RwLock, counter};
 use crate::verify::Scrubber;
 use crate::view::{CollectionView, Published, ReadView, Version};
+use crate::write::frames::SpareFrames;
 use crate::write::log::{FileNumbers, Log, LogError};
 use crate::write::pipeline::PipelineState;
 use crate::write::ticket::DurableWaiters;
@@ -300,6 +301,7 @@ impl Opening {
             log,
             group: GroupCommit::new(last.0 + 1),
             pipeline: PipelineState::default(),
+            spare_frames: SpareFrames::default(),
             published: Published::new(self.view, last),
             collections: RwLock::new(self.collections),
             manifest: Mutex::new(manifest),

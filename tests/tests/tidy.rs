@@ -183,7 +183,7 @@ fn only_tests_ask_for_the_feature_testing() {
     assert_eq!(asked, 2, "cli and tests ask for it");
 }
 
-/// `unsafe` stands in four modules of one crate.
+/// `unsafe` stands in four modules of one crate, and one system call in the engine.
 #[test]
 fn unsafe_code_is_confined() {
     for (name, text) in sources() {
@@ -191,9 +191,14 @@ fn unsafe_code_is_confined() {
             let line = line.trim_start();
             !line.starts_with("//") && (line.contains("unsafe {") || line.starts_with("unsafe "))
         });
+        let modules = [
+            "segment/src/bytes.rs",
+            "segment/src/prefetch.rs",
+            "engine/src/env/writeback.rs",
+        ];
         let allowed = name.starts_with("segment/src/arena")
             || name.starts_with("segment/src/codes/kernels/")
-            || ["segment/src/bytes.rs", "segment/src/prefetch.rs"].contains(&name.as_str());
+            || modules.contains(&name.as_str());
         assert!(allowed || !unsafe_code, "{name} contains unsafe code");
     }
 }

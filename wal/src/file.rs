@@ -41,6 +41,10 @@ pub trait LogFile: Send + Sync {
     /// Whatever the device says; any part of the bytes may then be in the file.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Says that a sync of these bytes, already written, will follow: the device may
+    /// begin with them. Nothing is promised, and no error is taken away from the sync.
+    fn begin_sync(&self, _offset: u64, _len: u64) {}
+
     /// Fills `buf` from `offset` and returns how many bytes it got, which is fewer
     /// than asked for at the end of the file only.
     ///
@@ -67,6 +71,9 @@ macro_rules! log_file_through {
         impl<T: LogFile + ?Sized> LogFile for $pointer {
             fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
                 (**self).write_at(offset, bytes)
+            }
+            fn begin_sync(&self, offset: u64, len: u64) {
+                (**self).begin_sync(offset, len);
             }
             fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
                 (**self).read_at(offset, buf)

@@ -36,6 +36,25 @@ impl FrameBuf {
         }
     }
 
+    /// An empty frame in memory that an earlier one left: growing within what that
+    /// had neither moves bytes nor asks the system for pages.
+    #[must_use]
+    pub fn reusing(kind: u8, mut memory: Vec<u8>) -> Self {
+        memory.clear();
+        memory.resize(FRAME_HEADER_LEN, 0);
+        Self {
+            kind,
+            bytes: memory,
+            seal: None,
+        }
+    }
+
+    /// The memory, for [`FrameBuf::reusing`].
+    #[must_use]
+    pub fn into_memory(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Makes room for `additional` bytes of payload, so that appending them moves
     /// nothing.
     pub fn reserve(&mut self, additional: usize) {

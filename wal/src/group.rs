@@ -4,9 +4,10 @@
 //! leads becomes the leader, takes a group from the front of the queue and does
 //! everything for it:
 //!
-//! 1. append all frames with one write;
-//! 2. sync, if any member asks for it;
-//! 3. apply to the memtables;
+//! 1. append all frames: small ones with one write, large ones from where they lie;
+//! 2. apply to the memtables, where nobody sees it yet: a device that has begun to
+//!    write works meanwhile;
+//! 3. sync, if any member asks for it;
 //! 4. publish the visible SeqNo;
 //! 5. tell each member.
 //!
@@ -16,17 +17,22 @@
 //!
 //! Owns the queue, SeqNo assignment and leadership. Invariants: the queue's order is
 //! the SeqNos' order and the order of the log; there is at most one leader; nothing
-//! of a group is applied or published if its append or its sync failed; SeqNos are
-//! never given twice; every member learns its outcome, even if the leader panics.
+//! of a group is applied if its append failed, nor published if its sync did; SeqNos
+//! are never given twice; every member learns its outcome, even if the leader panics.
 //! Must not know: files, memtables, what durability a request asks for. All that is
 //! the [`CommitSink`]'s.
 
 use std::collections::VecDeque;
 use std::mem;
+use std::time::Duration;
 
 use crate::mutants::planted;
 use crate::slot::{Slot, Woken};
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock, wait_for};
+
+mod gather;
+
+use gather::Gather;
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
@@ -51,20 +57,28 @@ pub trait CommitSink {
     /// Whether the request may become visible only once it is durable.
     fn wants_sync(request: &Self::Request) -> bool;
 
-    /// Appends the group to the log, with one write.
+    /// Appends the group to the log.
     ///
     /// # Errors
     /// Nothing of the group will be applied.
     fn append(&self, group: &mut [Sequenced<Self::Request>]) -> Result<(), Self::Error>;
 
+    /// Puts the group where reads will find it once it is published, in order. It is
+    /// in the log by now, and perhaps not durable.
+    fn apply(&self, group: Vec<Sequenced<Self::Request>>);
+
     /// Makes everything that was appended durable.
     ///
     /// # Errors
-    /// Nothing of the group will be applied.
+    /// The group will not be published. It was applied, so the sink has to refuse every
+    /// later group: publishing one would show this one, too.
     fn sync(&self) -> Result<(), Self::Error>;
 
-    /// Puts the group where reads will find it, in order. It is in the log by now.
-    fn apply(&self, group: Vec<Sequenced<Self::Request>>);
+    /// How long a leader may wait for the writers of the group before to come back, so
+    /// that one sync serves them all. Worth it only where a sync takes longer.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Lets reads see everything up to the SeqNo `last`.
     fn publish(&self, last: u64);
@@ -127,6 +141,8 @@ impl<S: CommitSink> Clone for Ticket<S> {
 /// The queue of one log, and who leads.
 pub struct GroupCommit<S: CommitSink> {
     state: Mutex<State<S>>,
+    /// As many are queued as the leader waits for.
+    gathered: Condvar,
 }
 
 struct State<S: CommitSink> {
@@ -137,6 +153,7 @@ struct State<S: CommitSink> {
     /// One entry per thread that parked while someone led, longest first. An entry
     /// whose slot is done is stale and skipped.
     parked: VecDeque<Arc<Slot<S::Error>>>,
+    gather: Gather,
 }
 
 struct Member<S: CommitSink> {
@@ -153,9 +170,11 @@ impl<S: CommitSink> GroupCommit<S> {
             queue: VecDeque::new(),
             led: false,
             parked: VecDeque::new(),
+            gather: Gather::default(),
         };
         Self {
             state: Mutex::new(state),
+            gathered: Condvar::new(),
         }
     }
 
@@ -179,6 +198,10 @@ impl<S: CommitSink> GroupCommit<S> {
             sequenced,
             slot: member_slot,
         });
+        if state.gather.is_complete(state.queue.len()) {
+            self.gathered.notify_one();
+        }
+        drop(state);
         Ticket {
             slot,
             last_seqno: last_seqno(first_seqno, count),
@@ -257,9 +280,38 @@ impl<S: CommitSink> GroupCommit<S> {
         }
     }
 
+    /// Waits for those whom the last group served, if it pays: a sync costs about the
+    /// same for one as for all, and a writer that was just told its outcome is likely to
+    /// write again at once. Without this, half of the writers wait for the sync of the
+    /// other half.
+    fn gather<'a>(
+        &self,
+        mut state: MutexGuard<'a, State<S>>,
+        sink: &S,
+    ) -> MutexGuard<'a, State<S>> {
+        let patience = sink.patience();
+        let queued = state.queue.len();
+        if patience.is_zero() || !state.gather.expects_more_than(queued) {
+            return state;
+        }
+        let requests = || state.queue.iter().map(|m| &m.sequenced.request);
+        let weight = requests().map(S::weight).fold(0, usize::saturating_add);
+        let syncs = requests().any(S::wants_sync);
+        if !syncs || weight > gather::LIGHT || !state.gather.begin() {
+            return state;
+        }
+        let mut patient = true;
+        while patient && !state.gather.is_complete(state.queue.len()) {
+            (state, patient) = wait_for(&self.gathered, state, patience);
+        }
+        let came = state.queue.len();
+        state.gather.end(came);
+        state
+    }
+
     /// The next group, from the front of the queue.
-    fn take_group(&self) -> Vec<Member<S>> {
-        let mut state = lock(&self.state);
+    fn take_group(&self, sink: &S) -> Vec<Member<S>> {
+        let mut state = self.gather(lock(&self.state), sink);
         let mut weight = 0_usize;
         let taken = state
             .queue
@@ -299,15 +351,20 @@ impl<S: CommitSink> Leadership<'_, S> {
     fn commit_group(&self, sink: &S) -> bool {
         let mut group = Vec::new();
         let mut slots = Vec::new();
-        for member in self.group.take_group() {
+        for member in self.group.take_group(sink) {
             group.push(member.sequenced);
             slots.push(member.slot);
         }
         let Some(last) = group.last().map(Sequenced::last_seqno) else {
             return false;
         };
+        let count = slots.len();
         let members = InFlight { sink, slots };
         let outcome = commit(sink, group, last);
+        let mut state = lock(&self.group.state);
+        let left = state.queue.len();
+        state.gather.served(count, left);
+        drop(state);
         members.finish(&outcome);
         true
     }
@@ -339,10 +396,10 @@ fn commit<S: CommitSink>(
     }
     let wanted = group.iter().any(|member| S::wants_sync(&member.request));
     let late = planted("group.visible_after_sync");
+    sink.apply(group);
     if wanted && !late && !planted("group.sync") {
         sink.sync()?;
     }
-    sink.apply(group);
     sink.publish(last);
     if wanted && late {
         sink.sync()?;

@@ -9,6 +9,7 @@
 mod flavour {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::sync::Arc;
+    use std::time::Duration;
 
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock()
@@ -21,6 +22,16 @@ mod flavour {
         condvar.wait(&mut guard);
         guard
     }
+
+    /// Waits until notified or for `patience`; the flag says which: false for the latter.
+    pub(crate) fn wait_for<'a, T>(
+        condvar: &Condvar,
+        mut guard: MutexGuard<'a, T>,
+        patience: Duration,
+    ) -> (MutexGuard<'a, T>, bool) {
+        let in_time = !condvar.wait_for(&mut guard, patience).timed_out();
+        (guard, in_time)
+    }
 }
 
 #[cfg(any(loom, shuttle))]
@@ -30,6 +41,7 @@ mod flavour {
     #[cfg(shuttle)]
     pub(crate) use shuttle::sync::{Arc, Condvar, Mutex, MutexGuard};
     use std::sync::PoisonError;
+    use std::time::Duration;
 
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -38,6 +50,16 @@ mod flavour {
     pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Neither checker has time: patience ends at once, after whatever others do in
+    /// between. Nothing may depend on how long it lasts.
+    pub(crate) fn wait_for<'a, T>(
+        _condvar: &Condvar,
+        guard: MutexGuard<'a, T>,
+        _patience: Duration,
+    ) -> (MutexGuard<'a, T>, bool) {
+        (guard, false)
+    }
 }
 
-pub(crate) use flavour::{Arc, Condvar, Mutex, lock, wait};
+pub(crate) use flavour::{Arc, Condvar, Mutex, MutexGuard, lock, wait, wait_for};

@@ -18,6 +18,9 @@ use crate::mutants::planted;
 /// a rare large group needed beyond it is given back.
 const KEPT_CAPACITY: usize = 1 << 20;
 
+/// From this size on a frame is written by itself: a call costs less than the copy.
+const LARGE_FRAME: usize = 64 << 10;
+
 /// A frame and the SeqNos that it carries.
 pub struct SequencedFrame<'a> {
     /// The payload; [`FrameBuf::seal`] it first, outside of every lock.
@@ -89,6 +92,20 @@ impl<F: LogFile> LogWriter<F> {
     /// increase: nothing was written, the writer is as before. Any other error
     /// abandons the file: the end stays where it was, and further appends fail.
     pub fn append(&mut self, frames: &mut [SequencedFrame<'_>]) -> io::Result<()> {
+        self.append_ahead_of_zeros(frames, 0)
+    }
+
+    /// As [`LogWriter::append`], with so many zeros behind the frames in the same write:
+    /// later frames that take their place do not change where the file lies on the
+    /// device, and their sync has less to do. The log ends in front of them.
+    ///
+    /// # Errors
+    /// As [`LogWriter::append`].
+    pub fn append_ahead_of_zeros(
+        &mut self,
+        frames: &mut [SequencedFrame<'_>],
+        zeros: usize,
+    ) -> io::Result<()> {
         if self.abandoned {
             return Err(io::Error::other("an earlier write to this log file failed"));
         }
@@ -97,26 +114,46 @@ impl<F: LogFile> LogWriter<F> {
         for frame in frames.iter_mut() {
             end = self.write_header(frame, end);
         }
-        let bytes = match frames {
-            [] => return Ok(()),
-            [single] => single.buf.bytes(),
-            several => {
-                self.joined.reserve((end.offset - self.end.offset) as usize);
-                for frame in several {
-                    self.joined.extend_from_slice(frame.buf.bytes());
-                }
-                &self.joined
-            }
-        };
+        if frames.is_empty() {
+            return Ok(());
+        }
         // Taken back only by success: a panic on the way out is a failure too.
         self.abandoned = !planted("log.abandon");
-        self.file.write_at(self.end.offset, bytes)?;
+        self.write(frames, zeros)?;
         self.abandoned = false;
-        self.joined.clear();
         self.joined.shrink_to(KEPT_CAPACITY);
         self.end = end;
         self.next_seqno = next_seqno;
         Ok(())
+    }
+
+    /// Writes the frames with their headers at the end: small ones joined, large ones
+    /// from where they were built.
+    fn write(&mut self, frames: &[SequencedFrame<'_>], zeros: usize) -> io::Result<()> {
+        let mut at = self.end.offset;
+        let alone = frames.len() == 1 && zeros == 0;
+        for frame in frames {
+            let bytes = frame.buf.bytes();
+            if alone || bytes.len() >= LARGE_FRAME {
+                at += self.write_joined(at)?;
+                self.file.write_at(at, bytes)?;
+                at += bytes.len() as u64;
+            } else {
+                self.joined.extend_from_slice(bytes);
+            }
+        }
+        self.joined.resize(self.joined.len() + zeros, 0);
+        self.write_joined(at).map(drop)
+    }
+
+    /// Writes what was joined at `at`; its length.
+    fn write_joined(&mut self, at: u64) -> io::Result<u64> {
+        let len = self.joined.len() as u64;
+        if len > 0 {
+            self.file.write_at(at, &self.joined)?;
+            self.joined.clear();
+        }
+        Ok(len)
     }
 
     /// Everything that can be refused before a byte is written. Returns the first

@@ -34,14 +34,22 @@ pub(crate) struct LoadArgs {
 pub(crate) struct BenchIngest {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
-    /// Threads that write
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
-    pub(crate) threads: u64,
     /// Rows to write; the file is gone through again, under new keys, if it has fewer
     /// [default: those of the file]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
     pub(crate) rows: Option<u64>,
-    /// Print one JSON object
+    /// Numbers of threads that write, one measurement each, every one in a database of
+    /// its own
+    #[arg(
+        long,
+        alias = "threads",
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "1"
+    )]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) writers: Vec<u64>,
+    /// Print one JSON object a line, one for each number of writers
     #[arg(long)]
     pub(crate) json: bool,
 }

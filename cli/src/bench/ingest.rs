@@ -1,8 +1,9 @@
 //! `esker bench-ingest`: how fast rows are acknowledged, beside the bare disk.
 //!
-//! Owns the measurement and its one JSON object. Invariant: the bare disk is
-//! measured in the same directory before and after, since disks drift by more
-//! than what is to be told apart.
+//! Owns the measurement and its JSON object for each number of writers. Invariants: the
+//! bare disk is measured in the same directory before and after each, since disks drift
+//! by more than what is to be told apart; the rows are in memory before the clock runs,
+//! as those of the bare writes are.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,7 +29,33 @@ struct Ingest {
 
 /// Runs the whole measurement and prints it.
 pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
-    let load = Load::plan(&args.load, args.rows, args.threads)?;
+    let mut load = Load::plan(&args.load, args.rows, 1)?;
+    load.hold_rows()?;
+    if args.writers.len() > 1 && args.load.db.is_some() {
+        return Err(Failure::Usage(
+            "--db keeps one database, and each number of --writers gets its own".to_owned(),
+        ));
+    }
+    let mut of_one = None;
+    for &writers in &args.writers {
+        load.threads = writers;
+        let mut report = measure(args, &load)?;
+        let rate = report.get("rows_per_s").and_then(Value::as_f64);
+        of_one = if writers == 1 { rate } else { of_one };
+        if let (Some(rate), Some(one), Some(fields)) = (rate, of_one, report.as_object_mut()) {
+            fields.insert("to_one_writer".to_owned(), json!(rounded(rate / one)));
+        }
+        if args.json {
+            print_line(report)?;
+        } else {
+            print_table(&report)?;
+        }
+    }
+    Ok(())
+}
+
+/// One measurement, in a database that is gone afterwards unless it was asked for.
+fn measure(args: &BenchIngest, load: &Load) -> Result<Value, Failure> {
     let db = args.load.db.as_deref();
     let scratch = Scratch::new_in(&db.map_or_else(std::env::temp_dir, parent_of))?;
     let db_dir = db.map_or_else(|| scratch.path().join("db"), Path::to_path_buf);
@@ -40,15 +67,14 @@ pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
         sync: matches!(load.durability, Durability::Sync),
     };
     let before = raw.measure(scratch.path())?;
-    let ingest = run(&load, &db_dir)?;
+    let ingest = run(load, &db_dir)?;
     let after = raw.measure(scratch.path())?;
-    let report = report(args, &load, &ingest, [before, after]);
-    drop(scratch);
-    if args.json {
-        print_line(report)
-    } else {
-        print_table(&report)
-    }
+    Ok(report(args, load, &ingest, [before, after]))
+}
+
+/// Three digits are more than a shared disk is good for.
+fn rounded(ratio: f64) -> f64 {
+    (ratio * 1000.0).round() / 1000.0
 }
 
 /// A database that is a mount point of its own would be compared with another disk.
@@ -89,9 +115,12 @@ fn run(load: &Load, db_dir: &Path) -> Result<Ingest, Failure> {
 fn report(args: &BenchIngest, load: &Load, ingest: &Ingest, [before, after]: [f64; 2]) -> Value {
     let stats = &ingest.stats;
     let written = stats.bytes_written_log + stats.bytes_written_segments;
+    let rate = load.rows as f64 / ingest.elapsed.as_secs_f64();
+    let raw = (before + after) / 2.0;
     json!({
-        "rows_per_s": (load.rows as f64 / ingest.elapsed.as_secs_f64()).round(),
-        "raw_rows_per_s": ((before + after) / 2.0).round(),
+        "rows_per_s": rate.round(),
+        "to_raw": rounded(rate / raw),
+        "raw_rows_per_s": raw.round(),
         "raw_rows_per_s_before": before.round(),
         "raw_rows_per_s_after": after.round(),
         "stall_s": stats.stall_time.as_secs_f64(),
@@ -104,7 +133,8 @@ fn report(args: &BenchIngest, load: &Load, ingest: &Ingest, [before, after]: [f6
         "dimension": load.dimension,
         "batch": load.batch,
         "durability": args.load.durability.name(),
-        "threads": load.threads,
+        "writers": load.threads,
+        "held_mb": (load.held_bytes() as f64 / (1 << 20) as f64).round(),
     })
 }
 

@@ -223,6 +223,7 @@ mod tests {
             batch: 1,
             threads: 1,
             durability: Durability::Os,
+            held: Vec::new(),
         };
         Judge::new(&load, dir.path(), 2, None)?.recall(&[answers.to_vec()])
     }

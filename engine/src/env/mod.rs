@@ -7,6 +7,7 @@
 //! inside a distance loop. Must not know: what the files mean.
 
 mod std_env;
+mod writeback;
 
 use std::fmt;
 use std::io;
@@ -93,6 +94,11 @@ pub trait StorageFile: Send + Sync {
     /// # Errors
     /// Whatever the file system reports; any part may then have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Says that a sync of these bytes, already written, will follow: the device may
+    /// begin to write them. A hint: nothing is durable for it, and no error that
+    /// [`StorageFile::sync_data`] would report may be taken away by it.
+    fn begin_sync(&self, _offset: u64, _len: u64) {}
 
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
     ///

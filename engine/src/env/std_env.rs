@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::writeback::begin_writeback;
 use super::{Clock, Entropy, Env, Storage, StorageFile, StorageLock};
 
 /// The operating system.
@@ -177,6 +178,10 @@ impl StorageFile for StdFile {
             bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
+    }
+
+    fn begin_sync(&self, offset: u64, len: u64) {
+        begin_writeback(&self.0, offset, len);
     }
 
     fn read_at(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<usize> {

@@ -41,11 +41,14 @@ impl CommitSink for Sink {
     fn sync(&self) -> Result<()> {
         Err(self.poison.set("a failed sync".to_owned()))
     }
-    fn apply(&self, _: Vec<Sequenced<Charge>>) {
-        unreachable!("nothing is ever synced");
-    }
+    /// Their memory is the memtable's from now on; here it is simply free.
+    fn apply(&self, _: Vec<Sequenced<Charge>>) {}
     fn publish(&self, last: u64) {
         self.visible.store(last, Ordering::SeqCst);
+    }
+    /// Over at once in a model, whoever came meanwhile.
+    fn patience(&self) -> Duration {
+        Duration::from_millis(1)
     }
     fn leader_panicked(&self) -> Error {
         self.poison.set("a panic".to_owned())

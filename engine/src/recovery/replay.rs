@@ -401,7 +401,8 @@ fn relog(frame: &Frame<'_>, log: &Log) -> Result<u64> {
         first_seqno: frame.first_seqno,
         seqno_count: frame.seqno_count,
     };
-    log.append(&mut [sequenced]).map_err(LogError::into_error)
+    log.append(&mut [sequenced], false)
+        .map_err(LogError::into_error)
 }
 
 #[cfg(test)]

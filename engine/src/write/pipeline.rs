@@ -20,6 +20,9 @@ use crate::memory::Charge;
 use crate::options::{Background, Durability, WriteOptions};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
+/// Longest that a leader waits for more writers.
+const MOST_PATIENCE: Duration = Duration::from_millis(1);
+
 /// One batch in the queue.
 pub(crate) struct WriteRequest {
     frame: FrameBuf,
@@ -36,6 +39,22 @@ pub(crate) struct PipelineState {
     over_limit: Mutex<Vec<CollectionId>>,
     /// When the oldest unsynced periodic write must be on the disk.
     sync_due: Mutex<Option<Duration>>,
+    /// Nanoseconds that a group's sync took of late.
+    sync_nanos: AtomicU64,
+}
+
+impl PipelineState {
+    /// A moving average: one sync in the way of a merge should not decide.
+    fn note_sync_time(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.sync_nanos.load(Ordering::Relaxed);
+        let after = before - before / 8 + nanos / 8;
+        self.sync_nanos.store(after, Ordering::Relaxed);
+    }
+
+    fn sync_time(&self) -> Duration {
+        Duration::from_nanos(self.sync_nanos.load(Ordering::Relaxed))
+    }
 }
 
 impl CommitSink for Core {
@@ -44,6 +63,7 @@ impl CommitSink for Core {
 
     fn append(&self, group: &mut [Sequenced<WriteRequest>]) -> Result<()> {
         self.check_writable()?;
+        let syncs = group.iter().any(|member| member.request.sync);
         let mut frames: Vec<_> = group
             .iter_mut()
             .map(|member| SequencedFrame {
@@ -54,7 +74,7 @@ impl CommitSink for Core {
             .collect();
         let number = self
             .log
-            .append(&mut frames)
+            .append(&mut frames, syncs)
             .map_err(|error| self.log_failed(error))?;
         self.pipeline.log_of_group.store(number, Ordering::Relaxed);
         Ok(())
@@ -69,14 +89,29 @@ impl CommitSink for Core {
     }
 
     fn sync(&self) -> Result<()> {
-        self.sync_log()
+        let clock = self.env.clock();
+        let began = clock.now();
+        self.sync_log()?;
+        let took = clock.now().saturating_sub(began);
+        self.pipeline.note_sync_time(took);
+        Ok(())
+    }
+
+    /// Half of what a sync takes, so that waiting in vain costs half as much again, and
+    /// coming late, which means to wait for the next sync, never costs less.
+    fn patience(&self) -> Duration {
+        match self.options.background {
+            Background::Threads => (self.pipeline.sync_time() / 2).min(MOST_PATIENCE),
+            // Who else should come?
+            Background::Manual => Duration::ZERO,
+        }
     }
 
     fn apply(&self, group: Vec<Sequenced<WriteRequest>>) {
         let (view, _) = self.published.get();
         let log = self.pipeline.log_of_group.load(Ordering::Relaxed);
         let mut touched = Vec::new();
-        for member in &group {
+        for member in group {
             self.note_periodic(member.request.periodic);
             let applied = decode(member.request.frame.payload(), |index, operation| {
                 let id = operation.collection();
@@ -109,6 +144,7 @@ impl CommitSink for Core {
             if !matches!(applied, Ok(Ok(()))) {
                 self.poison("a logged batch did not fit its memtable".to_owned());
             }
+            self.spare_frames.give(member.request.frame);
         }
         touched.sort_unstable();
         touched.dedup();
@@ -155,6 +191,15 @@ impl Core {
             self.signals.log.notify();
         }
         Ok(())
+    }
+
+    /// Makes everything up to `seqno` durable, or poisons. Nothing is to be done where
+    /// writers wait for their syncs.
+    pub(crate) fn sync_log_through(&self, seqno: SeqNo) -> Result<()> {
+        if self.log.synced_seqno() >= seqno.0 {
+            return Ok(());
+        }
+        self.sync_log()
     }
 
     fn note_periodic(&self, period: Option<Duration>) {

@@ -41,6 +41,78 @@ fn the_header_is_synced_before_any_frame_and_a_group_is_one_write() {
     );
 }
 
+/// Large frames go from where they were built, in their places among small ones.
+#[test]
+fn large_frames_of_a_group_are_not_copied_together() {
+    const LARGE: usize = 100 << 10;
+    let file = MemFile::default();
+    let mut writer = LogWriter::create(&file, &header()).unwrap();
+    let large = vec![3; LARGE];
+    let group: [(u8, u64, u32, &[u8]); 6] = [
+        (1, 1, 1, b"small"),
+        (1, 2, 1, b"small too"),
+        (1, 3, 1, &large),
+        (1, 4, 1, &large),
+        (1, 5, 1, b"last"),
+        (1, 6, 1, b"last but one"),
+    ];
+    append_group(&mut writer, &group);
+    let writes = file
+        .effects()
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Write { len, .. } => Some(len),
+            Effect::Sync => None,
+        });
+    let encoded = |len: usize| FRAME_HEADER_LEN + len.next_multiple_of(8);
+    let expected = [
+        HEADER_LEN,
+        encoded(5) + encoded(9),
+        encoded(LARGE),
+        encoded(LARGE),
+        encoded(4) + encoded(12),
+    ];
+    assert_eq!(writes.collect::<Vec<_>>(), expected);
+    let (frames, outcome) = recover(&file, Expect::Newest);
+    assert_eq!(outcome, Outcome::End(ReplayEnd::Clean(writer.end())));
+    assert_eq!(frames.len(), group.len());
+}
+
+/// Zeros behind a group go with its write, and the log ends in front of them.
+#[test]
+fn zeros_behind_the_frames_are_room_for_later_ones() {
+    let file = MemFile::default();
+    let mut writer = LogWriter::create(&file, &header()).unwrap();
+    let mut first = frame(1, b"first");
+    let sequenced = SequencedFrame {
+        buf: &mut first,
+        first_seqno: 1,
+        seqno_count: 1,
+    };
+    writer
+        .append_ahead_of_zeros(&mut [sequenced], 1000)
+        .unwrap();
+    let end = writer.end();
+    let frame_len = FRAME_HEADER_LEN + 8;
+    assert_eq!(end.offset, (HEADER_LEN + frame_len) as u64);
+    assert_eq!(file.len().unwrap(), end.offset + 1000);
+    let write = Effect::Write {
+        offset: HEADER_LEN as u64,
+        len: frame_len + 1000,
+    };
+    assert_eq!(file.effects().last(), Some(&write));
+    let (_, outcome) = recover(&file, Expect::Newest);
+    assert_eq!(outcome, Outcome::End(ReplayEnd::Clean(end)));
+    // Over a part of them, and beyond all of them.
+    append_group(&mut writer, &[(1, 2, 1, b"second")]);
+    assert_eq!(file.len().unwrap(), end.offset + 1000);
+    append_group(&mut writer, &[(1, 3, 1, &[7; 1000])]);
+    assert_eq!(file.len().unwrap(), writer.end().offset);
+    let (frames, outcome) = recover(&file, Expect::Newest);
+    assert_eq!(outcome, Outcome::End(ReplayEnd::Clean(writer.end())));
+    assert_eq!(frames.len(), 3);
+}
+
 #[test]
 fn marks_grow_with_syncs_and_never_beyond_the_end() {
     let file = MemFile::default();
