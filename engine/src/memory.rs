@@ -8,12 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use esker_segment::arena::SpareBlocks;
-
 use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering};
-
-/// Part of the limit that may be kept for memtables to come, beside it.
-const SPARE_SHARE: usize = 16;
 
 /// The budget of one database.
 pub(crate) struct MemoryBudget {
@@ -24,9 +19,6 @@ pub(crate) struct MemoryBudget {
     /// Rises with every release, so a waiter cannot miss one.
     releases: Mutex<u64>,
     released: Condvar,
-    /// Memory of flushed memtables for those to come. Not part of what is used: it
-    /// holds nobody back, and goes before anybody stalls.
-    spare: Arc<SpareBlocks>,
 }
 
 impl MemoryBudget {
@@ -37,13 +29,7 @@ impl MemoryBudget {
             pinned: AtomicUsize::new(0),
             releases: Mutex::new(0),
             released: Condvar::new(),
-            spare: Arc::new(SpareBlocks::new(limit / SPARE_SHARE)),
         })
-    }
-
-    /// Heap bytes kept for memtables to come, at most a sixteenth of the limit.
-    pub(crate) fn spare_bytes(&self) -> usize {
-        self.spare.heap_bytes()
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -97,7 +83,6 @@ impl MemoryBudget {
             if let Some(charge) = self.try_reserve(bytes) {
                 return Ok(charge);
             }
-            self.spare.clear();
             stalled(seen)?;
         }
     }
@@ -136,11 +121,6 @@ impl Charge {
         } else {
             &self.budget.pinned
         }
-    }
-
-    /// Where memtables of this budget take their memory from.
-    pub(crate) fn spare_blocks(&self) -> &Arc<SpareBlocks> {
-        &self.budget.spare
     }
 
     /// Bytes held now.

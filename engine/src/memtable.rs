@@ -102,7 +102,7 @@ pub(crate) struct MemRow {
 impl Memtable {
     /// An empty memtable for vectors of `dimension` components, charged to `charge`.
     pub(crate) fn new(dimension: u32, metric: Metric, charge: Charge) -> Self {
-        let writer = AppendRows::within(dimension as usize, charge.spare_blocks());
+        let writer = AppendRows::new(dimension as usize);
         Self {
             metric,
             vectors: writer.reader(),

@@ -114,9 +114,6 @@ pub struct Stats {
     pub log_bytes: u64,
     /// Heap bytes charged for memtables and batches in flight.
     pub memtable_bytes: usize,
-    /// Heap bytes kept for memtables and batches to come, beside the memory budget: at
-    /// most a sixteenth of it, and 8 MiB.
-    pub spare_bytes: usize,
     /// Heap bytes of flushed memtables that snapshots or reads still pin.
     pub pinned_bytes: usize,
     /// Heap bytes of open segments' tables and deletion vectors.
@@ -161,7 +158,6 @@ impl Core {
             stall_time: Duration::from_nanos(get(&counters.stall_nanos)),
             log_bytes: self.log.total_bytes(),
             memtable_bytes: self.budget.used(),
-            spare_bytes: self.budget.spare_bytes() + self.spare_frames.heap_bytes(),
             pinned_bytes: self.budget.pinned(),
             build_bytes: self.outputs.graph_build_bytes(),
             search_bytes: self.scratches.heap_bytes(),

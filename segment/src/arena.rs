@@ -5,9 +5,7 @@
 //! never change; the length is published after the components (release, read by
 //! acquire), so a reader sees whole rows or none. Blocks hold a power of two of
 //! rows, about 64 KiB at first and doubling up to 4 MiB: an idle collection
-//! costs little and a busy one allocates seldom. Large blocks may go to [`SpareBlocks`]
-//! when the last handle goes, and come from there: what they held before lies beyond
-//! the published length, where nobody reads. Must not know: keys, SeqNos.
+//! costs little and a busy one allocates seldom. Must not know: keys, SeqNos.
 //!
 //! Components are written as relaxed atomics, which the compiler checks; only the
 //! view of published ones as `f32` takes `unsafe`, and nobody outside this module
@@ -15,15 +13,13 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// Target size of the first block. Miri follows every cell of a block at each
 /// borrow of it.
 const FIRST_BLOCK_BYTES: usize = if cfg!(miri) { 1 << 10 } else { 64 << 10 };
 /// Blocks double up to this size; a block of one huge row may exceed it.
 const LARGEST_BLOCK_BYTES: usize = 4 << 20;
-/// Smaller blocks are not kept: the allocator does that well.
-const SMALLEST_SPARE: usize = if cfg!(miri) { 2 << 10 } else { 512 << 10 };
 /// Blocks in the first shelf of the directory; every further shelf doubles.
 const FIRST_SHELF: usize = 8;
 /// Enough shelves for a block per row of the longest arena.
@@ -49,16 +45,9 @@ impl AppendRows {
     /// block before the first row.
     #[must_use]
     pub fn new(dimension: usize) -> Self {
-        Self::within(dimension, &Arc::new(SpareBlocks::new(0)))
-    }
-
-    /// As [`AppendRows::new`], with large blocks taken from `spare` and given back.
-    #[must_use]
-    pub fn within(dimension: usize, spare: &Arc<SpareBlocks>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 shape: Shape::of(dimension),
-                spare: Arc::clone(spare),
                 len: AtomicU32::new(0),
                 allocated: AtomicUsize::new(0),
                 shelves: [const { OnceLock::new() }; SHELVES],
@@ -176,7 +165,6 @@ impl RowsReader {
 
 struct Shared {
     shape: Shape,
-    spare: Arc<SpareBlocks>,
     /// Rows that readers may see.
     len: AtomicU32,
     allocated: AtomicUsize,
@@ -185,7 +173,7 @@ struct Shared {
     shelves: [OnceLock<Box<[OnceLock<Block>]>>; SHELVES],
 }
 
-/// The bits of components; beyond the length, whatever was there before.
+/// The bits of components, zero until they are written.
 type Block = Box<[AtomicU32]>;
 
 impl std::fmt::Debug for Shared {
@@ -235,7 +223,7 @@ impl Shared {
         Some(floats)
     }
 
-    /// The block, taken or allocated if this is its first row. Writer only.
+    /// The block, allocated and zeroed if this is its first row. Writer only.
     fn block_or_new(&self, block: usize) -> Option<&Block> {
         let (shelf, place) = shelf_of(block);
         let shelf = self.shelves.get(shelf)?.get_or_init(|| {
@@ -248,77 +236,9 @@ impl Shared {
             let cells = self.shape.rows_in(block) as usize * self.shape.dimension;
             self.allocated
                 .fetch_add(cells * size_of::<f32>(), Ordering::Relaxed);
-            let taken = self.spare.take(cells);
-            taken.unwrap_or_else(|| bytemuck::allocation::zeroed_slice_box(cells))
+            bytemuck::allocation::zeroed_slice_box(cells)
         }))
     }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let shelves = self.shelves.iter_mut().filter_map(OnceLock::take);
-        for block in shelves.flat_map(Vec::from) {
-            block
-                .into_inner()
-                .into_iter()
-                .for_each(|block| self.spare.give(block));
-        }
-    }
-}
-
-/// Blocks of arenas that are gone, for those to come: pages that the system has
-/// provided once. Fresh ones cost more than the copying of rows into them.
-#[derive(Debug)]
-pub struct SpareBlocks {
-    limit: usize,
-    blocks: Mutex<Vec<Block>>,
-}
-
-impl SpareBlocks {
-    /// Keeps blocks of at most `limit` bytes in all.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            blocks: Mutex::default(),
-        }
-    }
-
-    /// Heap bytes of the blocks that wait.
-    #[must_use]
-    pub fn heap_bytes(&self) -> usize {
-        bytes_of(&self.lock())
-    }
-
-    /// Lets go of all of them, where memory is short.
-    pub fn clear(&self) {
-        let blocks = std::mem::take(&mut *self.lock());
-        drop(blocks);
-    }
-
-    fn take(&self, cells: usize) -> Option<Block> {
-        let mut blocks = self.lock();
-        let at = blocks.iter().rposition(|block| block.len() == cells)?;
-        Some(blocks.swap_remove(at))
-    }
-
-    fn give(&self, block: Block) {
-        let bytes = size_of_val(&*block);
-        let mut blocks = self.lock();
-        let fits = bytes_of(&blocks).saturating_add(bytes) <= self.limit;
-        if bytes >= SMALLEST_SPARE && fits {
-            blocks.push(block);
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Block>> {
-        // Whatever panicked, a list of blocks is a list of blocks.
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn bytes_of(blocks: &[Block]) -> usize {
-    blocks.iter().map(|block| size_of_val(&**block)).sum()
 }
 
 const _: () = assert!(
@@ -379,11 +299,7 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        AppendRows, FIRST_BLOCK_BYTES, FIRST_SHELF, LARGEST_BLOCK_BYTES, SMALLEST_SPARE, Shape,
-        SpareBlocks, shelf_of,
-    };
-    use std::sync::Arc;
+    use super::{AppendRows, FIRST_BLOCK_BYTES, FIRST_SHELF, LARGEST_BLOCK_BYTES, Shape, shelf_of};
     use std::thread;
 
     fn row_of(row: u32, dimension: usize) -> Vec<f32> {
@@ -483,44 +399,6 @@ mod tests {
             rows.push(&[0.5; 16]);
         }
         assert_eq!(rows.allocated_bytes(), first + 2 * block);
-    }
-
-    /// Blocks that others used are as good as new ones, whatever is in them.
-    #[test]
-    fn blocks_are_used_again_within_a_limit() {
-        const DIMENSION: usize = 64;
-        let largest = if cfg!(miri) {
-            4 << 10
-        } else {
-            LARGEST_BLOCK_BYTES
-        };
-        let spare = Arc::new(SpareBlocks::new(2 * largest));
-        let rows_of = |bytes: usize| (bytes / DIMENSION / 4) as u32;
-        let fill = |seed: u32| {
-            let mut rows = AppendRows::within(DIMENSION, &spare);
-            let reader = rows.reader();
-            let total = rows_of(3 * largest);
-            (0..total).for_each(|row| assert!(rows.push(&row_of(row ^ seed, DIMENSION))));
-            assert_eq!(reader.row(total), None);
-            for row in 0..total {
-                assert_eq!(reader.row(row).unwrap(), row_of(row ^ seed, DIMENSION));
-            }
-            drop(rows);
-            reader
-        };
-        let first = fill(0);
-        assert_eq!(spare.heap_bytes(), 0, "a reader is left");
-        drop(first);
-        let kept = spare.heap_bytes();
-        assert!((SMALLEST_SPARE..=2 * largest).contains(&kept), "{kept}");
-        let second = fill(0xFFFF);
-        assert!(spare.heap_bytes() < kept, "none was taken");
-        drop(second);
-        spare.clear();
-        assert_eq!(spare.heap_bytes(), 0);
-        let none = Arc::new(SpareBlocks::new(0));
-        drop(AppendRows::within(DIMENSION, &none));
-        assert_eq!(none.heap_bytes(), 0);
     }
 
     #[test]

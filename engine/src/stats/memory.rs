@@ -49,7 +49,8 @@ pub struct MemoryStats {
     pub frozen_memtables: MemtableMemory,
     /// Flushed memtables that snapshots or running reads still pin.
     pub pinned_memtables: u64,
-    /// Batches on their way into a memtable, and the log's buffers.
+    /// Batches on their way into a memtable, memory for those to come, and the log's
+    /// buffers.
     pub writes: u64,
     /// Compressed codes of vectors.
     pub codes: SectionMemory,
@@ -188,7 +189,8 @@ impl Core {
         // What the budget counts beside memtables: batches on their way into them.
         let memtables = memory.active_memtables.total() + memory.frozen_memtables.total();
         let writes = (self.budget.used() as u64).saturating_sub(memtables);
-        memory.writes = writes + self.log.buffer_bytes() as u64;
+        let buffers = self.log.buffer_bytes() + self.spare_frames.heap_bytes();
+        memory.writes = writes + buffers as u64;
         memory
     }
 }
