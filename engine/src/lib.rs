@@ -83,7 +83,9 @@ pub use batch::WriteBatch;
 pub use collection::Collection;
 pub use db::Db;
 pub use error::{Error, Result};
-pub use esker_segment::{CollectionId, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SegmentId, SeqNo};
+pub use esker_segment::{
+    CollectionId, GraphBuilder, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SegmentId, SeqNo,
+};
 pub use options::{
     Background, CancelToken, CollectionOptions, DEFAULT_ALPHA, DEFAULT_BLOCK_CACHE_BYTES,
     DEFAULT_DELETION_RATIO, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_L_SEARCH,

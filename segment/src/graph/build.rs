@@ -95,18 +95,18 @@ struct Scratch {
 
 /// Rows with their new neighbours, of one task.
 #[derive(Default)]
-struct Lists {
+pub(crate) struct Lists {
     rows: Vec<(u32, usize)>,
     neighbors: Vec<u32>,
 }
 
 impl Lists {
-    fn push(&mut self, row: u32, neighbors: &[u32]) {
+    pub(crate) fn push(&mut self, row: u32, neighbors: &[u32]) {
         self.rows.push((row, neighbors.len()));
         self.neighbors.extend_from_slice(neighbors);
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u32, &[u32])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &[u32])> {
         let mut rest = self.neighbors.as_slice();
         self.rows.iter().map(move |&(row, len)| {
             let (list, after) = rest.split_at_checked(len).unwrap_or_default();

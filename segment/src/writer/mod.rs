@@ -14,7 +14,7 @@ use std::io::Write;
 
 use crate::distance::{inverse_norm, validate_vector};
 use crate::error::SegmentError;
-use crate::graph::{self, Executor, GraphParams};
+use crate::graph::{self, Executor, GraphBuilder, GraphParams};
 use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 use crate::key::MAX_KEY_LEN;
 use crate::keys::{FenceWriter, FilterBuilder, LeafBuilder};
@@ -393,7 +393,10 @@ fn write_graph<W: Write>(
     let mut stats = GraphStats {
         max_degree: build.params.max_degree,
         start: edges.start(),
-        l_build: build.params.l_build,
+        l_build: match build.params.builder {
+            GraphBuilder::Insertion => build.params.l_build,
+            GraphBuilder::Leaves => 0,
+        },
         alpha: build.params.alpha,
         sampled_rows: built.sample.rows,
         sampled_recall: built.sample.recall,
