@@ -97,7 +97,7 @@ pub(super) fn locked<'a, 's>(shard: &'a Mutex<Shard<'s>>) -> std::sync::MutexGua
 }
 
 /// Without an early end: compares many at a time.
-fn contains(rows: &[u32], wanted: u32) -> bool {
+pub(super) fn contains(rows: &[u32], wanted: u32) -> bool {
     rows.iter()
         .fold(false, |found, row| found | (*row == wanted))
 }

@@ -5,7 +5,7 @@
 //! more than R neighbours; memory beside candidates or edges is a list of edges.
 //! Must not know: where candidates come from.
 
-use super::candidates::Candidates;
+use super::candidates::{Candidates, contains};
 use super::{Scratch, Work};
 use crate::error::SegmentError;
 use crate::graph::adjacency::Adjacency;
@@ -87,7 +87,7 @@ impl Work<'_> {
             chosen.extend_from_slice(graph.neighbors(row));
             let before = chosen.len();
             for source in sources.of_row(row) {
-                if !chosen.iter().take(before).any(|other| other == source) {
+                if !contains(chosen.get(..before).unwrap_or_default(), *source) {
                     chosen.push(*source);
                 }
             }

@@ -48,28 +48,45 @@ fn by_lanes(keys: &[f32], k: usize, out: &mut Vec<(f32, u32)>) {
     for (least, key) in minima.iter_mut().zip(rest) {
         *least = if *key < *least { *key } else { *least };
     }
-    let mut left = minima;
-    let mut bound = f32::INFINITY;
-    for _ in 0..k {
-        bound = left.iter().copied().fold(f32::INFINITY, least);
-        if let Some(lane) = left.iter_mut().find(|lane| **lane == bound) {
-            *lane = f32::INFINITY;
+    let bound = kth(&minima, k);
+    for (lane, _) in minima
+        .iter()
+        .enumerate()
+        .filter(|(_, least)| **least <= bound)
+    {
+        let mut at = lane;
+        // An iterator that steps over slices costs several times this loop.
+        while let Some(&key) = keys.get(at) {
+            if key <= bound {
+                out.push((key, at as u32));
+            }
+            at += LANES;
         }
-    }
-    let lanes = minima.iter().enumerate();
-    for (lane, _) in lanes.filter(|(_, least)| **least <= bound) {
-        let of_lane = keys.iter().zip(0u32..).skip(lane).step_by(LANES);
-        out.extend(
-            of_lane
-                .filter(|(key, _)| **key <= bound)
-                .map(|(key, i)| (*key, i)),
-        );
     }
 }
 
-#[inline]
-fn least(a: f32, b: f32) -> f32 {
-    if b < a { b } else { a }
+/// The `k`-th smallest of the minima; `k` is 1 to [`MOST_BY_LANES`].
+fn kth(minima: &[f32; LANES], k: usize) -> f32 {
+    let mut least = [f32::INFINITY; MOST_BY_LANES];
+    let Some(least) = least.get_mut(..k) else {
+        return f32::INFINITY;
+    };
+    for &key in minima {
+        // Most are not among the smallest, which one comparison tells.
+        if least.last().is_some_and(|last| key < *last) {
+            let mut carried = key;
+            for place in least.iter_mut() {
+                let (low, high) = if carried < *place {
+                    (carried, *place)
+                } else {
+                    (*place, carried)
+                };
+                *place = low;
+                carried = high;
+            }
+        }
+    }
+    least.last().copied().unwrap_or(f32::INFINITY)
 }
 
 #[cfg(test)]
