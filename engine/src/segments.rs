@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use esker_segment::deletion::{self, DeletionVector};
 use esker_segment::{
-    BlockCache, CollectionId, Expected, FileId, GraphBuild, GraphParams, Memory, Metric, Paged,
-    ReadAt, RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
+    BlockCache, CollectionId, Expected, FileId, GraphBuild, Memory, Metric, Paged, ReadAt,
+    RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
 };
 use esker_wal::mutants::planted;
 
@@ -293,7 +293,7 @@ impl Outputs {
             executor: &self.threads,
         });
         let _running = build.as_ref().map(|build| {
-            let row = build_bytes(info.dimension, &build.params);
+            let row = build.params.build_bytes(info.dimension);
             self.builds.begin(row.saturating_mul(rows.rows() as usize))
         });
         let summary = publish_file(&self.directory, name, |out| {
@@ -374,13 +374,6 @@ impl Outputs {
         });
         Ok((fields.collect(), Some(FilePin::new(path, &self.garbage))))
     }
-}
-
-/// Heap bytes for each row of a graph that is built: its vector, its edges with
-/// their slack, and the row's places in orders and lists.
-fn build_bytes(dimension: u32, params: &GraphParams) -> usize {
-    let edges = params.max_degree as usize + params.max_degree as usize / 3;
-    (dimension as usize + 1 + edges + 4) * 4
 }
 
 /// Reads one deletion vector of a segment with `rows` rows.

@@ -69,6 +69,21 @@ pub struct GraphParams {
     pub seed: u64,
 }
 
+impl GraphParams {
+    /// Heap bytes that a build takes for each row at its peak: the vector, the edges
+    /// and what chooses them.
+    #[must_use]
+    pub fn build_bytes(&self, dimension: u32) -> usize {
+        let (vector, edges) = (dimension as usize + 1, self.max_degree as usize);
+        let beside = match self.builder {
+            GraphBuilder::Leaves => pipnn::Shape::default().row_bytes(),
+            // Slack, and the row's places in orders and lists.
+            GraphBuilder::Insertion => (edges / 3 + 4) * 4,
+        };
+        (vector + edges) * 4 + beside
+    }
+}
+
 /// Asked now and then whether the work is still wanted.
 pub(crate) type Check<'a> = &'a (dyn Fn() -> Result<(), SegmentError> + Sync);
 

@@ -118,7 +118,7 @@ pub struct SegmentSummary {
 
 /// Writes a segment of all rows to `out`, in pieces of up to 256 KiB, with a
 /// graph if one is asked for. The caller syncs it. A graph takes memory while it
-/// is built: a copy of all vectors, and about `1.3 x R` numbers of 4 bytes a row.
+/// is built: a copy of all vectors, and [`GraphParams::build_bytes`] says what else.
 ///
 /// # Errors
 /// `Invalid` for no rows or too many, two rows with one key, an order that is

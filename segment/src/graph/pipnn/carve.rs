@@ -24,6 +24,7 @@ const MOST_LEVELS: usize = 12;
 
 #[derive(Default)]
 pub(super) struct CarveScratch {
+    rows: Vec<u32>,
     block: Block,
     keys: Vec<f32>,
     near: Vec<(f32, u32)>,
@@ -61,7 +62,7 @@ impl Leaders {
         let rows: Vec<u32> = places.iter().map(|place| row_at(*place as usize)).collect();
         let mut block = Block::default();
         let origin = rows.first().copied().unwrap_or_default();
-        block.gather(vectors, rows.iter().copied(), vectors.row(origin));
+        block.gather(vectors, &rows, vectors.row(origin));
         Self { rows, block }
     }
 
@@ -78,11 +79,18 @@ impl Leaders {
         let Some(&origin) = self.rows.first() else {
             return;
         };
-        let CarveScratch { block, keys, near } = scratch;
+        let CarveScratch {
+            rows: some,
+            block,
+            keys,
+            near,
+        } = scratch;
         let mut rows = rows.peekable();
         let mut place = 0;
         while rows.peek().is_some() {
-            block.gather(vectors, rows.by_ref().take(BLOCK), vectors.row(origin));
+            some.clear();
+            some.extend(rows.by_ref().take(BLOCK));
+            block.gather(vectors, some, vectors.row(origin));
             keys.clear();
             keys.resize(block.norms.len() * self.rows.len(), 0.0);
             products(

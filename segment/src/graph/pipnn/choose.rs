@@ -38,7 +38,6 @@ impl Sources {
             *size = sum;
         }
         let mut rows = vec![0; sum as usize];
-        // Filled from the front, after which each start is the next one's; so shift.
         let mut next = starts.clone();
         for (row, list) in all() {
             for to in list {
@@ -138,6 +137,9 @@ impl Work<'_> {
             ..
         } = scratch;
         candidates.clear();
+        chosen
+            .iter()
+            .for_each(|other| self.vectors.prefetch(*other));
         let distance = |other: &u32| (self.vectors.between(row, *other), *other);
         candidates.extend(chosen.iter().map(distance));
         prune(self.vectors, row, candidates, limits, pruning, chosen);

@@ -10,6 +10,9 @@ use super::nearest::smallest;
 use super::products::products;
 use crate::graph::vectors::BuildVectors;
 
+/// Rows that are asked for ahead of the one that is copied.
+const ROWS_AHEAD: usize = 6;
+
 /// Rows side by side in memory, moved by a common origin.
 #[derive(Default)]
 pub(super) struct Block {
@@ -19,15 +22,13 @@ pub(super) struct Block {
 
 impl Block {
     /// Holds the rows from now on, relative to `origin`.
-    pub(super) fn gather(
-        &mut self,
-        vectors: &BuildVectors,
-        rows: impl Iterator<Item = u32>,
-        origin: &[f32],
-    ) {
+    pub(super) fn gather(&mut self, vectors: &BuildVectors, rows: &[u32], origin: &[f32]) {
         self.components.clear();
         self.norms.clear();
-        for row in rows {
+        for (i, &row) in rows.iter().enumerate() {
+            if let Some(ahead) = rows.get(i + ROWS_AHEAD) {
+                vectors.prefetch(*ahead);
+            }
             let before = self.components.len();
             let moved = vectors.row(row).iter().zip(origin).map(|(x, o)| x - o);
             self.components.extend(moved);
@@ -62,6 +63,7 @@ pub(super) struct Edge {
 
 #[derive(Default)]
 pub(super) struct LeafScratch {
+    rows: Vec<u32>,
     block: Block,
     gram: Vec<f32>,
     keys: Vec<f32>,
@@ -117,17 +119,20 @@ pub(super) fn pairs(
         return;
     };
     let LeafScratch {
+        rows,
         block,
         gram,
         keys,
         near,
         kept,
     } = scratch;
-    block.gather(vectors, leaf.iter().map(row_of), vectors.row(origin));
-    let (count, rows) = (leaf.len(), &block.components);
+    rows.clear();
+    rows.extend(leaf.iter().map(row_of));
+    block.gather(vectors, rows, vectors.row(origin));
+    let (count, all) = (leaf.len(), &block.components);
     gram.clear();
     gram.resize(count * count, 0.0);
-    products(rows, rows, vectors.dimension(), gram);
+    products(all, all, vectors.dimension(), gram);
     let gram = Gram {
         products: gram,
         norms: &block.norms,

@@ -1,6 +1,6 @@
 //! Building a graph from small sets of near rows, without ever searching it.
 //!
-//! After Rubel et al., "PiPNN" (arXiv 2602.21247): the rows are cut into small
+//! After PiPNN (arXiv 2602.21247, 2026): the rows are cut into small
 //! overlapping leaves (`carve`), the pairs of each leaf are compared at once
 //! (`leaf`), each row keeps a bounded list of the best it met (`candidates`), and
 //! chooses its neighbours from it (`choose`). Invariants: as in `graph`; what is
@@ -37,7 +37,7 @@ use leaf::LeafScratch;
 const SHARD_ROWS: usize = 4096;
 /// Members of clusters whose offers may wait in memory at once; or an eighth of
 /// the rows, if that is more.
-const WAVE_MEMBERS: usize = 1 << 16;
+const WAVE_MEMBERS: usize = 1 << 15;
 
 /// The measures of leaves and lists (docs/decisions/0009).
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +66,15 @@ impl Default for Shape {
             nearest: 6,
             candidates: 48,
         }
+    }
+}
+
+impl Shape {
+    /// Heap bytes a row at the peak of a build, beside vectors and edges.
+    pub(crate) fn row_bytes(&self) -> usize {
+        // A candidate and its distance, a membership each, a place in the order, and
+        // offers that wait.
+        self.candidates * 8 + self.clusters * 4 + 4 + 32
     }
 }
 

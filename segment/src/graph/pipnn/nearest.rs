@@ -18,7 +18,7 @@ pub(super) fn smallest(keys: &[f32], k: usize, out: &mut Vec<(f32, u32)>) {
     if k == 0 {
         return;
     }
-    if k > MOST_BY_LANES || keys.len() <= 2 * LANES {
+    if k > MOST_BY_LANES {
         out.extend(keys.iter().copied().zip(0..));
         if k < out.len() {
             out.select_nth_unstable_by(k, order);
