@@ -51,12 +51,14 @@ proptest! {
     fn leaves_cover_every_member_and_are_small(
         rows in 1usize..500,
         copies in 1usize..60,
+        parts in 1usize..3,
         seed: u64,
     ) {
         let rows: Vec<_> = (0..rows).map(|row| vec![(row / copies) as f32, 1.0]).collect();
         let vectors = vectors(&rows);
         let members: Vec<u32> = (0..rows.len() as u32).filter(|row| row % 3 != 1).collect();
-        let leaves = leaves(&vectors, &members, &small(), seed);
+        let shape = Shape { parts, ..small() };
+        let leaves = leaves(&vectors, &members, &shape, seed);
         let mut covered = BTreeSet::new();
         for leaf in &leaves {
             let distinct: BTreeSet<u32> = leaf.iter().copied().collect();
@@ -65,6 +67,8 @@ proptest! {
             covered.extend(distinct);
         }
         prop_assert!(covered.into_iter().eq(0..members.len() as u32));
+        let places = leaves.iter().map(Vec::len).sum::<usize>();
+        prop_assert!(parts > 1 || places == members.len(), "each in one leaf");
     }
 
     #[test]
