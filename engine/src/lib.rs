@@ -85,8 +85,8 @@ pub use collection::Collection;
 pub use db::Db;
 pub use error::{Error, Result};
 pub use esker_segment::{
-    CodeKind, CollectionId, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SectionMemory, SegmentId,
-    SeqNo,
+    CodeKind, CollectionId, GraphBuilder, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SectionMemory,
+    SegmentId, SeqNo,
 };
 pub use options::{
     Background, CancelToken, CollectionOptions, DEFAULT_ALPHA, DEFAULT_BLOCK_CACHE_BYTES,

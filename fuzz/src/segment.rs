@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock};
 
 use esker_segment::distance::{Query, inverse_norm};
 use esker_segment::{
-    BlockCache, Bytes, CodeKind, CollectionId, Expected, FileId, GraphBuild, GraphParams, Inline,
-    Key, Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, SectionSource, Segment,
+    BlockCache, Bytes, CodeKind, CollectionId, Expected, FileId, GraphBuild, GraphBuilder, GraphParams, Inline, Key,
+    Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, SectionSource, Segment,
     SegmentError, SegmentId, SegmentParams, SeqNo, layout, write_segment,
 };
 use esker_tests::rng::Rng;
@@ -318,6 +318,7 @@ pub fn base_segment(number: usize) -> Vec<u8> {
     let mut file = Vec::new();
     let build = GraphBuild {
         params: GraphParams {
+            builder: GraphBuilder::Leaves,
             max_degree: 4,
             l_build: 16,
             alpha: 1.2,

@@ -45,7 +45,8 @@ pub use codes::CodeKind;
 pub use deletion::DeletionVector;
 pub use error::SegmentError;
 pub use graph::{
-    Executor, GraphParams, Inline, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE, NextRow, Walk,
+    Executor, GraphBuilder, GraphParams, Inline, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE, NextRow,
+    Walk,
 };
 pub use id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 pub use key::{Key, MAX_KEY_LEN};

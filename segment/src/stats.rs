@@ -38,7 +38,7 @@ pub struct GraphStats {
     pub max_degree: u32,
     /// The row where every walk begins.
     pub start: u32,
-    /// L while it was built.
+    /// L while it was built; zero where no row was inserted by a search.
     pub l_build: u32,
     /// Alpha of its pruning.
     pub alpha: f32,

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use esker::{
-    Background, Collection, CollectionOptions, Db, GraphOptions, MapMode, Metric, Options,
-    SearchOptions,
+    Background, Collection, CollectionOptions, Db, GraphBuilder, GraphOptions, MapMode, Metric,
+    Options, SearchOptions,
 };
 use esker_tests::load::{delete, found_of, put, uniform};
 
@@ -185,6 +185,7 @@ fn a_merge_gives_way_to_a_compaction() {
     let slow = GraphOptions::new()
         .min_rows(1_000)
         .max_degree(64)
+        .builder(GraphBuilder::Insertion)
         .l_build(400);
     let db = Db::open(dir.path(), loading(Background::Manual).graph(slow)).expect("opens");
     let c = make(&db);
@@ -225,6 +226,7 @@ fn a_merge_that_is_outrun_leaves_its_graph() {
     let slow = GraphOptions::new()
         .min_rows(1_000)
         .max_degree(64)
+        .builder(GraphBuilder::Insertion)
         .l_build(800);
     let db = Db::open(dir.path(), loading(Background::Manual).graph(slow)).expect("opens");
     let c = make(&db);
@@ -260,6 +262,7 @@ fn a_compaction_ends_under_writes() {
     let slow = GraphOptions::new()
         .min_rows(400)
         .max_degree(64)
+        .builder(GraphBuilder::Insertion)
         .l_build(400);
     let db = Db::open(dir.path(), loading(Background::Manual).graph(slow)).expect("opens");
     let c = make(&db);
@@ -398,6 +401,7 @@ fn a_close_does_not_wait_for_a_graph() {
             GraphOptions::new()
                 .min_rows(100)
                 .max_degree(64)
+                .builder(GraphBuilder::Insertion)
                 .l_build(400),
         )
     };

@@ -3,7 +3,7 @@
 //! They shape segments written from now on; a segment says itself how its graph
 //! was built, so they may differ from one open to the next.
 
-use esker_segment::{GraphParams, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE, SegmentId};
+use esker_segment::{GraphBuilder, GraphParams, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE, SegmentId};
 
 use crate::error::{Error, Result};
 
@@ -28,6 +28,7 @@ pub const DEFAULT_GRAPH_MIN_ROWS: u32 = 2048;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GraphOptions {
+    pub(crate) builder: GraphBuilder,
     pub(crate) max_degree: u32,
     pub(crate) l_build: u32,
     pub(crate) alpha: f32,
@@ -37,6 +38,7 @@ pub struct GraphOptions {
 impl Default for GraphOptions {
     fn default() -> Self {
         Self {
+            builder: GraphBuilder::default(),
             max_degree: DEFAULT_MAX_DEGREE,
             l_build: DEFAULT_L_BUILD,
             alpha: DEFAULT_ALPHA,
@@ -52,6 +54,13 @@ impl GraphOptions {
         Self::default()
     }
 
+    /// Who builds graphs, default [`GraphBuilder::Leaves`].
+    #[must_use]
+    pub fn builder(mut self, builder: GraphBuilder) -> Self {
+        self.builder = builder;
+        self
+    }
+
     /// R, the most neighbours of a row: 4 to 1,024, default [`DEFAULT_MAX_DEGREE`].
     /// A row takes `4 x R` bytes on disk.
     #[must_use]
@@ -61,7 +70,7 @@ impl GraphOptions {
     }
 
     /// L of an insertion: 1 to 4,096, default [`DEFAULT_L_BUILD`]. Larger builds
-    /// better graphs more slowly.
+    /// better graphs more slowly. Only [`GraphBuilder::Insertion`] inserts.
     #[must_use]
     pub fn l_build(mut self, rows: u32) -> Self {
         self.l_build = rows;
@@ -105,6 +114,7 @@ impl GraphOptions {
     /// What the graph of a new segment is built with.
     pub(crate) fn params(&self, segment: SegmentId) -> GraphParams {
         GraphParams {
+            builder: self.builder,
             max_degree: self.max_degree,
             l_build: self.l_build,
             alpha: self.alpha,

@@ -99,7 +99,7 @@ struct Scratch {
 
 /// Rows with their new neighbours, of one task.
 #[derive(Default)]
-struct Lists {
+pub(crate) struct Lists {
     rows: Vec<(u32, usize)>,
     neighbors: Vec<u32>,
     /// Counts them: those of a whole batch wait together.
@@ -107,19 +107,19 @@ struct Lists {
 }
 
 impl Lists {
-    fn push(&mut self, row: u32, neighbors: &[u32]) {
+    pub(crate) fn push(&mut self, row: u32, neighbors: &[u32]) {
         self.rows.push((row, neighbors.len()));
         self.neighbors.extend_from_slice(neighbors);
     }
 
-    fn metered(mut self, meter: Option<&Meter>) -> Self {
+    pub(crate) fn metered(mut self, meter: Option<&Meter>) -> Self {
         let bytes = self.rows.capacity() * size_of::<(u32, usize)>()
             + self.neighbors.capacity() * size_of::<u32>();
         self.held = meter.map(|meter| meter.hold(bytes));
         self
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u32, &[u32])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &[u32])> {
         let mut rest = self.neighbors.as_slice();
         self.rows.iter().map(move |&(row, len)| {
             let (list, after) = rest.split_at_checked(len).unwrap_or_default();

@@ -9,6 +9,7 @@
 mod adjacency;
 mod build;
 mod executor;
+mod pipnn;
 mod pool;
 mod prune;
 mod random;
@@ -38,17 +39,32 @@ pub const MAX_GRAPH_ROWS: u32 = MAX_ROW;
 /// Least R: below it, too little is left to prune.
 pub const MIN_DEGREE: u32 = 4;
 
+/// Who chooses the edges. It shapes the graph, not the file: segments of both are
+/// read alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GraphBuilder {
+    /// All pairs of small overlapping sets of near rows, of which each row keeps
+    /// some: several times faster, and as good (docs/decisions/0009).
+    #[default]
+    Leaves,
+    /// Every row searches the graph of those before it, with a list of `l_build`.
+    Insertion,
+}
+
 /// How a graph is built.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GraphParams {
+    /// Who builds it.
+    pub builder: GraphBuilder,
     /// R: the most neighbours that a row has, [`MIN_DEGREE`] to [`MAX_DEGREE`].
     pub max_degree: u32,
-    /// L while building: rows kept in the search list of an insertion.
+    /// L while building: rows kept in the search list of an insertion. Leaves are
+    /// not searched for and need none.
     pub l_build: u32,
     /// How many times longer (in squared distance) than the way by a neighbour
     /// an edge must be to be left out; at least 1, finite.
     pub alpha: f32,
-    /// Decides the order of insertion.
+    /// Decides the order of insertion, or where leaves lie.
     pub seed: u64,
 }
 
@@ -82,7 +98,13 @@ pub(crate) fn build(
     }
     let vectors = vectors::BuildVectors::read(rows, metric, dimension)?;
     let check = || rows.check_cancelled();
-    let mut adjacency = build::build(&vectors, params, executor, &check)?;
+    let mut adjacency = match params.builder {
+        GraphBuilder::Leaves => {
+            let shape = pipnn::Shape::default();
+            pipnn::build(&vectors, params, &shape, executor, &check)?.adjacency
+        }
+        GraphBuilder::Insertion => build::build(&vectors, params, executor, &check)?,
+    };
     let repaired = reach::connect(&vectors, &mut adjacency, &check)?;
     let sample = recall::sample(&vectors, &adjacency, params.seed, executor, &check)?;
     Ok(Built {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 
 use super::random::SplitMix;
-use super::{Built, Executor, GraphParams, Inline, MAX_DEGREE, build};
+use super::{Built, Executor, GraphBuilder, GraphParams, Inline, MAX_DEGREE, build};
 use crate::error::SegmentError;
 use crate::id::{Row, SeqNo};
 use crate::metric::Metric;
@@ -59,7 +59,7 @@ impl RowSource for Vectors {
 }
 
 /// Several threads that take tasks as they come.
-struct Threads;
+pub(super) struct Threads;
 
 impl Executor for Threads {
     fn run(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
@@ -78,8 +78,9 @@ impl Executor for Threads {
     }
 }
 
-fn params(max_degree: u32) -> GraphParams {
+pub(super) fn params(max_degree: u32) -> GraphParams {
     GraphParams {
+        builder: GraphBuilder::default(),
         max_degree,
         l_build: 24,
         alpha: 1.2,
@@ -88,7 +89,7 @@ fn params(max_degree: u32) -> GraphParams {
 }
 
 /// Rows around a few centres, some of them in the very same place.
-fn clustered(rows: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
+pub(super) fn clustered(rows: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
     let mut random = SplitMix::new(seed);
     let mut unit = move || random.below(2001) as f32 / 1000.0 - 1.0;
     let centres: Vec<Vec<f32>> = (0..8)
@@ -124,6 +125,8 @@ fn check(built: &Built, rows: usize, max_degree: u32) {
     assert!((0.0..=1.0).contains(&built.sample.recall));
 }
 
+const BUILDERS: [GraphBuilder; 2] = [GraphBuilder::Leaves, GraphBuilder::Insertion];
+
 const METRICS: [Metric; 3] = [Metric::L2, Metric::Cosine, Metric::InnerProduct];
 
 proptest! {
@@ -136,9 +139,10 @@ proptest! {
         max_degree in 4u32..20,
         seed: u64,
         metric in proptest::sample::select(METRICS.to_vec()),
+        builder in proptest::sample::select(BUILDERS.to_vec()),
     ) {
         let vectors = Vectors::new(clustered(rows, dimension as usize, seed));
-        let params = GraphParams { seed, ..params(max_degree) };
+        let params = GraphParams { builder, seed, ..params(max_degree) };
         let alone = build(&vectors, (metric, dimension), &params, &Inline).unwrap();
         check(&alone, rows, max_degree);
         let together = build(&vectors, (metric, dimension), &params, &Threads).unwrap();
@@ -151,11 +155,16 @@ proptest! {
 #[test]
 fn a_graph_of_many_rows_finds_their_neighbours() {
     let vectors = Vectors::new(clustered(3000, 12, 1));
-    for metric in METRICS {
-        let built = build(&vectors, (metric, 12), &params(16), &Threads).unwrap();
+    for (metric, builder) in METRICS.into_iter().flat_map(|m| BUILDERS.map(|b| (m, b))) {
+        let params = GraphParams {
+            builder,
+            ..params(16)
+        };
+        let built = build(&vectors, (metric, 12), &params, &Threads).unwrap();
         check(&built, 3000, 16);
         assert_eq!(built.sample.rows, 100);
-        assert!(built.sample.recall > 0.9, "{metric}: {:?}", built.sample);
+        let recall = built.sample.recall;
+        assert!(recall > 0.9, "{metric}, {builder:?}: {recall}");
     }
 }
 
@@ -163,8 +172,12 @@ fn a_graph_of_many_rows_finds_their_neighbours() {
 fn rows_in_one_place_are_connected() {
     for rows in [2, 5, 300] {
         let vectors = Vectors::new(vec![vec![1.0, 2.0]; rows]);
-        for metric in METRICS {
-            let built = build(&vectors, (metric, 2), &params(4), &Inline).unwrap();
+        for (metric, builder) in METRICS.into_iter().flat_map(|m| BUILDERS.map(|b| (m, b))) {
+            let params = GraphParams {
+                builder,
+                ..params(4)
+            };
+            let built = build(&vectors, (metric, 2), &params, &Inline).unwrap();
             check(&built, rows, 4);
         }
     }
@@ -181,9 +194,13 @@ fn extreme_vectors_do_no_harm() {
             _ => vec![f32::MIN_POSITIVE.sqrt() * 1.01, 0.0],
         })
         .collect();
-    for metric in METRICS {
+    for (metric, builder) in METRICS.into_iter().flat_map(|m| BUILDERS.map(|b| (m, b))) {
         let vectors = Vectors::new(rows.clone());
-        let built = build(&vectors, (metric, 2), &params(8), &Inline).unwrap();
+        let params = GraphParams {
+            builder,
+            ..params(8)
+        };
+        let built = build(&vectors, (metric, 2), &params, &Inline).unwrap();
         check(&built, 200, 8);
     }
 }

@@ -117,6 +117,11 @@ impl BuildVectors {
         }
     }
 
+    /// Components of a row here, which may be more than are stored.
+    pub(crate) fn dimension(&self) -> usize {
+        self.dimension
+    }
+
     pub(crate) fn rows(&self) -> u32 {
         self.count
     }

@@ -16,7 +16,7 @@ use std::io::Write;
 use crate::codes::{Centre, CodeKind, Codec};
 use crate::distance::{inverse_norm, validate_vector};
 use crate::error::SegmentError;
-use crate::graph::{self, Executor, GraphParams};
+use crate::graph::{self, Executor, GraphBuilder, GraphParams};
 use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 use crate::key::MAX_KEY_LEN;
 use crate::keys::{FenceWriter, FilterBuilder, LeafBuilder};
@@ -130,7 +130,8 @@ pub struct SegmentSummary {
 
 /// Writes a segment of all rows to `out`, in pieces of up to 256 KiB, with a
 /// graph if one is asked for. The caller syncs it. A graph takes memory while it
-/// is built: a copy of all vectors, and about `1.3 x R` numbers of 4 bytes a row.
+/// is built: a copy of all vectors, and about 700 bytes a row for candidates and
+/// edges (of the defaults).
 ///
 /// # Errors
 /// `Invalid` for no rows or too many, two rows with one key, an order that is
@@ -442,7 +443,10 @@ fn write_graph<W: Write>(
     let mut stats = GraphStats {
         max_degree: build.params.max_degree,
         start: edges.start(),
-        l_build: build.params.l_build,
+        l_build: match build.params.builder {
+            GraphBuilder::Insertion => build.params.l_build,
+            GraphBuilder::Leaves => 0,
+        },
         alpha: build.params.alpha,
         sampled_rows: built.sample.rows,
         sampled_recall: built.sample.recall,

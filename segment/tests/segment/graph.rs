@@ -117,7 +117,7 @@ fn the_statistics_tell_of_the_graph() {
     for source in sources(&file) {
         let segment = Segment::open(source, &expected).unwrap();
         let graph = segment.stats().graph.unwrap();
-        assert_eq!((graph.max_degree, graph.l_build, graph.seed), (12, 32, 9));
+        assert_eq!((graph.max_degree, graph.l_build, graph.seed), (12, 0, 9));
         assert_eq!((graph.alpha, graph.generation), (1.3, 0));
         assert_eq!(graph.sampled_rows, 100);
         assert!(graph.start < 2000);

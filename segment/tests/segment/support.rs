@@ -5,9 +5,10 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use esker_segment::{
-    BlockCache, Bytes, CodeKind, CollectionId, Expected, FileId, GraphBuild, GraphParams, Inline,
-    Key, Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, Segment, SegmentError,
-    SegmentId, SegmentParams, SegmentSummary, SeqNo, Source, Walk, distance::Query, write_segment,
+    BlockCache, Bytes, CodeKind, CollectionId, Expected, FileId, GraphBuild, GraphBuilder,
+    GraphParams, Inline, Key, Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch,
+    Segment, SegmentError, SegmentId, SegmentParams, SegmentSummary, SeqNo, Source, Walk,
+    distance::Query, write_segment,
 };
 use proptest::prelude::*;
 
@@ -88,6 +89,7 @@ pub(crate) fn write_with_graph(
 fn build(max_degree: u32) -> GraphBuild<'static> {
     GraphBuild {
         params: GraphParams {
+            builder: GraphBuilder::default(),
             max_degree,
             l_build: 32,
             // What the engine's defaults are.
