@@ -193,7 +193,7 @@ impl Core {
         }
         // First: what it frees may be what a flush needs.
         let collected = self.garbage.collect(self.storage());
-        Ok(self.flush_step()? || collected || self.warm_step()?)
+        Ok(self.flush_step()? || collected)
     }
 
     fn pause(&self, work: Work) -> Duration {

@@ -371,7 +371,7 @@ impl Db {
         core.check_writable()?;
         core.freeze_all();
         let flushed = core.flush_all();
-        core.warm_all();
+        core.signals.compact.notify();
         flushed
     }
 

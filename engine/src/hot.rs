@@ -100,8 +100,9 @@ impl Core {
         }
         wanted.retain(|(bytes, _)| *bytes > 0);
         wanted.sort_by_key(|(bytes, segment)| (Reverse(*bytes), segment.id()));
+        let cancelled = || self.cancel.load(Ordering::Relaxed);
         for (_, segment) in wanted {
-            if segment.file.warm(&self.hot)? {
+            if segment.file.warm(&self.hot, &cancelled)? {
                 return Ok(true);
             }
         }

@@ -143,18 +143,22 @@ impl SegmentFile {
     ///
     /// # Errors
     /// Damage, which takes the segment out of use.
-    pub(crate) fn warm(&self, memory: &Arc<HotMemory>) -> Result<bool> {
+    pub(crate) fn warm(
+        &self,
+        memory: &Arc<HotMemory>,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<bool> {
         let wanted = self.hot_bytes_wanted();
         let Some((opened, charge)) = self.opened().zip(memory.reserve(wanted)) else {
             return Ok(false);
         };
-        match opened.segment.make_hot() {
+        match opened.segment.make_hot(cancelled) {
             Ok(()) => {
                 self.hot.get_or_init(|| charge);
                 Ok(true)
             }
             // Without memory, or when the disk fails now, it is read as before.
-            Err(SegmentError::Io(_)) => Ok(false),
+            Err(SegmentError::Io(_) | SegmentError::Cancelled) => Ok(false),
             Err(error) => Err(self.failed(error)),
         }
     }

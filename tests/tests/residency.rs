@@ -1,12 +1,12 @@
-//! Where searches read graphs from changes nothing but speed and memory.
+//! Where searches read graphs and codes from changes nothing but speed and memory.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use esker::{
-    Background, Collection, CollectionOptions, Db, Error, GraphOptions, Hit, MapMode, MemoryStats,
-    Metric, Options, Residency, SearchOptions,
+    Background, CodeKind, Collection, CollectionOptions, Db, Error, GraphOptions, Hit, MapMode,
+    MemoryStats, Metric, Options, Residency, SearchOptions,
 };
 use esker_tests::load::{delete, put, uniform};
 use esker_tests::rng::Rng;
@@ -15,9 +15,10 @@ use esker_tests::{fault::FaultStorage, forge};
 
 const DIMENSION: usize = 8;
 const DEGREE: usize = 8;
-/// Bytes of a segment's graph, in whole pages.
-const fn graph_bytes(rows: usize) -> u64 {
-    ((rows * DEGREE * 4).div_ceil(4096) * 4096) as u64
+/// Bytes of a segment's graph and of its codes, each in whole pages.
+fn hot_bytes(rows: usize) -> u64 {
+    let pages = |bytes: usize| bytes.next_multiple_of(4096) as u64;
+    pages(rows * DEGREE * 4) + pages(rows * CodeKind::Sq8.stride(DIMENSION as u32))
 }
 
 fn options() -> Options {
@@ -132,7 +133,7 @@ fn damage_that_a_copy_meets_quarantines_the_segment() {
         };
         assert_eq!((file, *offset), (&path, at as u64 / 4096 * 4096));
         // The sound one is copied; nothing is kept or wanted of the other.
-        assert_eq!(memory.hot, graph_bytes(100));
+        assert_eq!(memory.hot, hot_bytes(100));
         assert_eq!(memory.not_hot, 0);
         let c = db.collection("c").expect("there");
         let rest = SearchOptions::new(200).l_search(200).skip_quarantined(true);
@@ -148,7 +149,7 @@ fn a_check_reads_the_file_and_not_the_copy() {
     let db = Db::open(dir.path(), options()).expect("opens");
     let c = create(&db, "c", Metric::L2);
     segment(&db, &c, 0, 900);
-    assert_eq!(settle(&db).hot, graph_bytes(900));
+    assert_eq!(settle(&db).hot, hot_bytes(900));
     let before = answers(&db);
     let (path, _) = flip_in_graph(dir.path());
     assert!(answers(&db) == before, "walks read the copy");
@@ -198,7 +199,7 @@ fn flip_in_graph(dir: &Path) -> (PathBuf, usize) {
 #[test]
 fn a_segment_that_does_not_fit_is_read_from_the_file_until_it_does() {
     let dir = tempfile::tempdir().expect("dir");
-    let limit = graph_bytes(900) + graph_bytes(300);
+    let limit = hot_bytes(900) + hot_bytes(300);
     let db = Db::open(dir.path(), options().hot_memory(limit as usize)).expect("opens");
     let c = create(&db, "c", Metric::L2);
     segment(&db, &c, 0, 300);
@@ -207,38 +208,38 @@ fn a_segment_that_does_not_fit_is_read_from_the_file_until_it_does() {
     assert_eq!((memory.hot, memory.not_hot), (limit, 0));
     segment(&db, &c, 1_200, 1_400);
     let memory = settle(&db);
-    assert_eq!((memory.hot, memory.not_hot), (limit, graph_bytes(200)));
+    assert_eq!((memory.hot, memory.not_hot), (limit, hot_bytes(200)));
     assert_eq!(memory.not_hot_segments, 1);
     assert_eq!(answers(&db).len(), 30);
 
     // After an open the largest that fit come first.
     drop(c);
     db.close().expect("closed");
-    let least = options().hot_memory(graph_bytes(900) as usize + 4096);
+    let least = options().hot_memory(hot_bytes(900) as usize + 4096);
     let db = Db::open(dir.path(), least).expect("opens");
     let memory = settle(&db);
-    assert_eq!(memory.hot, graph_bytes(900));
+    assert_eq!(memory.hot, hot_bytes(900));
     assert_eq!(memory.not_hot_segments, 2);
     db.close().expect("closed");
 
     // The copies of what was merged are given back, and the output has their room.
-    let room = graph_bytes(1_400).max(limit);
+    let room = hot_bytes(1_400).max(limit);
     let db = Db::open(dir.path(), options().hot_memory(room as usize)).expect("opens");
     assert!(settle(&db).hot > 0);
     let snapshot = db.snapshot().expect("taken");
     db.compact().expect("compacted");
     let memory = settle(&db);
     assert!(memory.hot >= limit, "the snapshot holds what it reads");
-    assert_eq!(memory.not_hot, graph_bytes(1_400));
+    assert_eq!(memory.not_hot, hot_bytes(1_400));
     assert!(memory.resident() >= memory.hot);
     drop(snapshot);
     let memory = settle(&db);
-    assert_eq!((memory.hot, memory.not_hot), (graph_bytes(1_400), 0));
+    assert_eq!((memory.hot, memory.not_hot), (hot_bytes(1_400), 0));
 
     db.close().expect("closed");
     let db = Db::open(dir.path(), options().hot_memory(0)).expect("opens");
     let memory = settle(&db);
-    assert_eq!((memory.hot, memory.not_hot), (0, graph_bytes(1_400)));
+    assert_eq!((memory.hot, memory.not_hot), (0, hot_bytes(1_400)));
 }
 
 #[test]
@@ -257,25 +258,25 @@ fn each_collection_has_its_own() {
         (a.residency(), b.residency()),
         (Residency::Hot, Residency::Mapped)
     );
-    assert_eq!(settle(&db).hot, graph_bytes(400));
+    assert_eq!(settle(&db).hot, hot_bytes(400));
     drop((a, b));
     db.close().expect("closed");
 
     let db = Db::open(dir.path(), only_a()).expect("opens");
-    assert_eq!(settle(&db).hot, graph_bytes(400));
+    assert_eq!(settle(&db).hot, hot_bytes(400));
     let b = db.collection("b").expect("there");
     b.set_residency(Residency::Hot);
-    assert_eq!(db.stats().memory.not_hot, graph_bytes(700));
-    assert_eq!(settle(&db).hot, graph_bytes(400) + graph_bytes(700));
+    assert_eq!(db.stats().memory.not_hot, hot_bytes(700));
+    assert_eq!(settle(&db).hot, hot_bytes(400) + hot_bytes(700));
     db.collection("a")
         .expect("there")
         .set_residency(Residency::Mapped);
     b.set_residency(Residency::Mapped);
     // What is there stays until its segment goes.
-    assert_eq!(settle(&db).hot, graph_bytes(400) + graph_bytes(700));
+    assert_eq!(settle(&db).hot, hot_bytes(400) + hot_bytes(700));
     segment(&db, &b, 700, 800);
     db.compact().expect("compacted");
-    assert_eq!(settle(&db).hot, graph_bytes(400));
+    assert_eq!(settle(&db).hot, hot_bytes(400));
     db.drop_collection("a").expect("dropped");
     assert_eq!(settle(&db).hot, 0);
 }
@@ -331,10 +332,10 @@ fn a_copy_that_the_disk_denies_is_made_later() {
     };
     storage.inject(Fault::when(OsError::Eio, of_graph));
     let memory = settle(&db);
-    assert_eq!((memory.hot, memory.not_hot), (0, graph_bytes(900)));
+    assert_eq!((memory.hot, memory.not_hot), (0, hot_bytes(900)));
     assert!(db.quarantined().is_empty());
     storage.heal();
-    assert_eq!(settle(&db).hot, graph_bytes(900));
+    assert_eq!(settle(&db).hot, hot_bytes(900));
     assert!(answers(&db) == truth);
 }
 
@@ -352,5 +353,5 @@ fn a_segment_is_copied_once_it_was_opened() {
     let memory = settle(&db);
     assert_eq!((memory.hot, memory.not_hot, memory.mapped()), (0, 0, 0));
     answers(&db);
-    assert_eq!(settle(&db).hot, graph_bytes(900));
+    assert_eq!(settle(&db).hot, hot_bytes(900));
 }

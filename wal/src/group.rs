@@ -285,7 +285,7 @@ impl<S: CommitSink> GroupCommit<S> {
     /// write again at once. Without this, half of the writers wait for the sync of the
     /// other half.
     fn gather<'a>(
-        &self,
+        &'a self,
         mut state: MutexGuard<'a, State<S>>,
         sink: &S,
     ) -> MutexGuard<'a, State<S>> {
@@ -302,7 +302,7 @@ impl<S: CommitSink> GroupCommit<S> {
         }
         let mut patient = true;
         while patient && !state.gather.is_complete(state.queue.len()) {
-            (state, patient) = wait_for(&self.gathered, state, patience);
+            (state, patient) = wait_for(&self.state, &self.gathered, state, patience);
         }
         let came = state.queue.len();
         state.gather.end(came);

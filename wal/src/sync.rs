@@ -25,6 +25,7 @@ mod flavour {
 
     /// Waits until notified or for `patience`; the flag says which: false for the latter.
     pub(crate) fn wait_for<'a, T>(
+        _mutex: &'a Mutex<T>,
         condvar: &Condvar,
         mut guard: MutexGuard<'a, T>,
         patience: Duration,
@@ -54,11 +55,17 @@ mod flavour {
     /// Neither checker has time: patience ends at once, after whatever others do in
     /// between. Nothing may depend on how long it lasts.
     pub(crate) fn wait_for<'a, T>(
+        mutex: &'a Mutex<T>,
         _condvar: &Condvar,
         guard: MutexGuard<'a, T>,
         _patience: Duration,
     ) -> (MutexGuard<'a, T>, bool) {
-        (guard, false)
+        drop(guard);
+        #[cfg(loom)]
+        loom::thread::yield_now();
+        #[cfg(shuttle)]
+        shuttle::thread::yield_now();
+        (lock(mutex), false)
     }
 }
 

@@ -1,10 +1,10 @@
 //! Settings, validated once where they enter.
 //!
-//! Owns every default as a named constant with its reason. Invariants: what a
-//! collection is (dimension, metric) is persisted at creation and checked at
-//! open; everything in [`Options`] may differ from one open to the next.
+//! Owns every default as a named constant with its reason. Invariant: everything in
+//! [`Options`] may differ from one open to the next.
 //! Injected components ([`Env`]) stand apart from data settings.
 
+mod collection;
 mod graph;
 mod recovery;
 mod residency;
@@ -18,11 +18,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use esker_segment::{CodeKind, MAX_DIMENSION, Metric};
-
 use crate::env::{Env, StdEnv};
 use crate::error::{Error, Result};
 
+pub use collection::CollectionOptions;
 pub use graph::{
     DEFAULT_ALPHA, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_MAX_DEGREE, GraphOptions,
 };
@@ -390,45 +389,6 @@ impl Options {
         )?;
         self.validate_scrub()?;
         self.graph.validate()
-    }
-}
-
-/// What a collection is. Fixed when it is created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CollectionOptions {
-    pub(crate) dimension: u32,
-    pub(crate) metric: Metric,
-    pub(crate) codes: CodeKind,
-}
-
-impl CollectionOptions {
-    /// Vectors of `dimension` (1 to 65,535) `f32` components under `metric`.
-    #[must_use]
-    pub fn new(dimension: u32, metric: Metric) -> Self {
-        Self {
-            dimension,
-            metric,
-            codes: CodeKind::default(),
-        }
-    }
-
-    /// How segments compress rows for their searches. Answers are exact distances
-    /// and vectors come back bit for bit whatever this is; fewer bits take less
-    /// memory and a longer search list for the same recall. Default: [`CodeKind::Sq8`].
-    #[must_use]
-    pub fn codes(mut self, codes: CodeKind) -> Self {
-        self.codes = codes;
-        self
-    }
-
-    pub(crate) fn validate(&self) -> Result<()> {
-        if (1..=MAX_DIMENSION).contains(&self.dimension) {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "a collection's dimension must be from 1 to {MAX_DIMENSION}, not {}",
-            self.dimension
-        )))
     }
 }
 

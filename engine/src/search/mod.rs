@@ -276,23 +276,26 @@ impl<'a> Search<'a, '_> {
     ) -> Result<bool> {
         let file = segment.segment;
         let rows = u64::from(file.rows());
-        let asked = self.options.l() as u64;
-        let cheaper = rows <= asked.saturating_mul(SCAN_ROWS_PER_L);
+        let reranked = file.rerank_rows(self.options.k) as u64;
         let by_default = self.options.l_search.is_none();
+        // Codes of few bits need a longer list; who names L knows what he asks for.
+        let least = if by_default { reranked } else { 0 };
+        let asked = (self.options.l() as u64).max(least);
+        let cheaper = rows <= asked.saturating_mul(SCAN_ROWS_PER_L);
         if !file.has_graph() || self.options.exact || (by_default && cheaper) || asked >= rows {
             return Ok(false);
         }
         let live_rows = segment.live_rows();
         let share = (live_rows as f64 / largest.max(1) as f64).sqrt();
         let l = (asked as f64 * share.max(LEAST_SHARE)) as u64;
-        let l = l.max(self.options.k as u64);
+        let l = l.max(reranked.min(asked));
         // Dead rows take places in the list: so many more are needed.
         let mut l_run = (l as f64 * rows as f64 / live_rows as f64).min(l as f64 * 4.0) as u64;
         for _ in 0..=WIDENINGS {
             let given_up = self.walk_once(segment, l_run, scratch)?;
             let drained = self.drain(segment, scratch)?;
-            // Dead rows may use up half of what L exceeds k by.
-            let spare = l_run.saturating_sub(self.options.k as u64);
+            // Dead rows may use up half of what L exceeds those by that are wanted.
+            let spare = l_run.saturating_sub(reranked).max(l_run / 4);
             if given_up
                 || self.limits.reached()
                 || drained.all_met
@@ -317,7 +320,10 @@ impl<'a> Search<'a, '_> {
         // On the way towards the query every row is beyond the bound: so many of
         // the nearest must have been expanded before it counts.
         let narrow = (l / GIVE_UP_SHARE).max(GIVE_UP_LEAST).max(self.options.k);
-        let bound = self.top.bound();
+        let narrow = narrow.max(file.rerank_rows(self.options.k));
+        // An estimate may be too far out; that of few bits by too much to be believed.
+        let bound = self.top.bound().zip(file.estimate_error());
+        let bound = bound.map(|(bound, error)| bound + bound.abs() * error);
         let limits = &mut self.limits;
         let mut given_up = false;
         let walk = file.walk(self.query, l, &mut scratch.search, |next, walk| {
@@ -345,7 +351,9 @@ impl<'a> Search<'a, '_> {
         found.clear();
         // By estimates, so many that the k nearest are among them.
         let estimated = file.walks_codes();
-        let wanted = file.rerank_rows(self.options.k);
+        // So that a longer list finds more whatever the codes are, half of it.
+        let half = if estimated { candidates.len() / 2 } else { 0 };
+        let wanted = file.rerank_rows(self.options.k).max(half);
         for (distance, row) in candidates {
             let last = wanted.checked_sub(1).and_then(|n| found.get(n));
             drained.enough = last.is_some_and(|(last, _): &(f32, Row)| distance > *last)

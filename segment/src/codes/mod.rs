@@ -26,7 +26,8 @@ use kernels::Packing;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CodeKind {
-    /// A byte for each component: finds what the vectors themselves would find.
+    /// A byte for each component. A segment whose rows it cannot tell apart has no codes
+    /// and is searched by the vectors.
     #[default]
     Sq8,
     /// Four bits for each component, of the rotated vector: half the memory, and a
@@ -70,6 +71,16 @@ impl CodeKind {
             Self::Sq8 => (k + k / 2).max(k + 10),
             Self::Sq4 => (3 * k).max(k + 30),
             Self::Bit1 => (10 * k).max(k + 90),
+        }
+    }
+
+    /// Least share of the nearest that must be found so, in a sample, for a segment to
+    /// have codes of this kind.
+    pub(crate) fn least_fidelity(self) -> f32 {
+        match self {
+            Self::Sq8 => 0.97,
+            Self::Sq4 => 0.9,
+            Self::Bit1 => 0.8,
         }
     }
 

@@ -99,7 +99,7 @@ impl CodeQuery {
             let float = |n| f32::from_bits(u32_at(factors, n).unwrap_or(0));
             // Neither wraps, since the product of what the numbers stand for fits.
             let product = sum.wrapping_mul(self.step).wrapping_add(self.shift) as f32;
-            let distance = self.constant + float(1) + self.factor * float(0) * product;
+            let distance = self.constant + float(1) + self.factor * (float(0) * product);
             emit(if distance.is_nan() {
                 f32::MAX
             } else {

@@ -47,14 +47,15 @@ impl<S: SectionSource> Segment<S> {
 
     /// Copies what walks touch at random into anonymous memory, verifying every
     /// block, where walks read it from then on. On an error nothing is kept.
+    /// `cancelled` is asked before each piece of a megabyte.
     ///
     /// # Errors
     /// `Corruption` if a block fails its checksum; `Io`, if the system has no memory
-    /// for it, too: everything is read from the file then, as before.
-    pub fn make_hot(&self) -> Result<(), SegmentError> {
+    /// for it, too: everything is read from the file then, as before; `Cancelled`.
+    pub fn make_hot(&self, cancelled: &dyn Fn() -> bool) -> Result<(), SegmentError> {
         let copies = self
             .not_hot()
-            .map(|section| Ok((section, self.copy(section)?)))
+            .map(|section| Ok((section, self.copy(section, cancelled)?)))
             .collect::<Result<Vec<_>, SegmentError>>()?;
         for (section, copy) in copies {
             section.keep_hot(copy);
@@ -62,13 +63,20 @@ impl<S: SectionSource> Segment<S> {
         Ok(())
     }
 
-    fn copy(&self, section: &Section) -> Result<Pages<u8>, SegmentError> {
+    fn copy(
+        &self,
+        section: &Section,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Pages<u8>, SegmentError> {
         let len = usize::try_from(section.len()).map_err(|_| too_large())?;
         let mut copy = Pages::zeroed(len)?;
         let block_size = section.entry().block_size as usize;
         let mut at = section.entry().range();
         let mut next_block = 0..;
         for piece in copy.as_mut_slice().chunks_mut(PIECE as usize) {
+            if cancelled() {
+                return Err(SegmentError::Cancelled);
+            }
             let end = at.start + piece.len() as u64;
             let bytes = self.source.resident(at.start..end)?;
             let from = bytes.get(..piece.len()).ok_or_else(too_large)?;

@@ -97,7 +97,7 @@ impl<S: SectionSource> Segment<S> {
     /// `Incompatible` if it needs a newer release; `Io`.
     pub fn open(source: S, expected: &Expected) -> Result<Self, SegmentError> {
         let layout = Layout::read(&source, expected)?;
-        let sections = Sections::new(&layout, expected)?;
+        let mut sections = Sections::new(&layout, expected)?;
         let fences = read_whole(&source, &sections.key_fences)?;
         let fences_at = sections.key_fences.file_offset(0);
         let fences = Fences::parse(&fences, expected.rows, sections.keys.len(), fences_at)?;
@@ -105,6 +105,9 @@ impl<S: SectionSource> Segment<S> {
         let stats = Stats::decode(&stats, sections.stats.file_offset(0))?;
         check_graph(&sections, &stats, expected.rows)?;
         let codec = read_codec(&source, &sections, expected)?;
+        if codec.is_none() {
+            sections.skip_codes();
+        }
         let filter_blocks = sections.key_filter.len() / FILTER_BLOCK_LEN as u64;
         Ok(Self {
             source,

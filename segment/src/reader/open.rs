@@ -214,6 +214,13 @@ impl Sections {
         })
     }
 
+    /// Treats codes as what is only skipped.
+    pub(super) fn skip_codes(&mut self) {
+        let codes = self.codes.take().into_iter();
+        self.skipped
+            .extend(codes.flat_map(|(codec, codes)| [codec, codes]));
+    }
+
     /// What walks touch at random, again and again: worth memory of its own. Not the
     /// vectors, of which a walk ends with few.
     pub(super) fn hot_set(&self) -> impl Iterator<Item = &Section> {

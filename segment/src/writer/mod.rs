@@ -9,21 +9,23 @@
 
 mod body;
 mod codes;
+mod edges;
+mod payloads;
 
 use std::borrow::Cow;
 use std::io::Write;
 
-use crate::codes::{Centre, CodeKind, Codec};
+use crate::codes::{Centre, CodeKind};
 use crate::distance::{inverse_norm, validate_vector};
 use crate::error::SegmentError;
-use crate::graph::{self, Executor, GraphBuilder, GraphParams};
+use crate::graph::{self, Executor, GraphParams};
 use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 use crate::key::MAX_KEY_LEN;
 use crate::keys::{FenceWriter, FilterBuilder, LeafBuilder};
 use crate::layout::{Header, MAX_ROWS, PAGE, SectionTag};
 use crate::memory::{Held, Meter};
 use crate::metric::{MAX_DIMENSION, Metric};
-use crate::stats::{GraphStats, Stats};
+use crate::stats::Stats;
 use body::Body;
 
 /// Set in a row's payload offset when the row has a payload, be it empty.
@@ -181,18 +183,15 @@ pub fn write_segment(
     };
     write_seqnos(rows, &mut stats, &mut body)?;
     write_keys(rows, &mut stats, &mut body)?;
-    write_payloads(rows, &mut stats, &mut body)?;
-    if let Some(kind) = params.codes {
-        let codec = Codec {
-            kind,
-            metric: params.metric,
-            centre: derived.centre.mean(),
-        };
-        codes::write_codes(rows, &codec, &derived.norms, &mut body)?;
-    }
-    drop(derived);
+    payloads::write_payloads(rows, &mut stats, &mut body)?;
     if let Some(build) = graph {
-        stats.graph = Some(write_graph(rows, params, build, &mut body)?);
+        let shape = (params.metric, params.dimension);
+        let built = graph::build(rows, shape, &build.params, build.executor)?;
+        if let Some(kind) = params.codes {
+            codes::write_codes(rows, kind, params.metric, &derived, &built, &mut body)?;
+        }
+        drop(derived);
+        stats.graph = Some(edges::write_graph(built, &build.params, &mut body)?);
     }
     body.begin(SectionTag::Stats)?;
     body.write(&stats.encode())?;
@@ -378,85 +377,4 @@ impl Leaves {
         self.leaf.finish(&mut self.encoded);
         body.write(&self.encoded)
     }
-}
-
-fn write_payloads<W: Write>(
-    rows: &impl RowSource,
-    stats: &mut Stats,
-    body: &mut Body<'_, W>,
-) -> Result<(), SegmentError> {
-    for row in all(rows) {
-        let Some(len) = rows.payload_len(row)? else {
-            continue;
-        };
-        stats.payload_rows += 1;
-        stats.payload_bytes = stats
-            .payload_bytes
-            .checked_add(len)
-            .filter(|total| *total < PAYLOAD_PRESENT)
-            .ok_or_else(|| SegmentError::invalid("payloads of more than 2^63 bytes"))?;
-    }
-    if stats.payload_rows == 0 {
-        return Ok(());
-    }
-    body.begin(SectionTag::PayloadOffsets)?;
-    let mut offset = 0;
-    for row in all(rows) {
-        let len = rows.payload_len(row)?;
-        let present = if len.is_some() { PAYLOAD_PRESENT } else { 0 };
-        body.write(&(offset | present).to_le_bytes())?;
-        offset += len.unwrap_or(0);
-    }
-    body.write(&offset.to_le_bytes())?;
-    body.end()?;
-
-    body.begin(SectionTag::Payloads)?;
-    for row in all(rows) {
-        let Some(len) = rows.payload_len(row)? else {
-            continue;
-        };
-        let payload = rows.payload(row)?.unwrap_or_default();
-        if payload.len() as u64 != len {
-            return Err(SegmentError::invalid(format!(
-                "row {row}: a payload that changed its length"
-            )));
-        }
-        body.write(&payload)?;
-    }
-    if body.section_len() != stats.payload_bytes {
-        return Err(SegmentError::invalid(
-            "payloads that changed while they were written",
-        ));
-    }
-    body.end()
-}
-
-fn write_graph<W: Write>(
-    rows: &impl RowSource,
-    params: &SegmentParams,
-    build: &GraphBuild<'_>,
-    body: &mut Body<'_, W>,
-) -> Result<GraphStats, SegmentError> {
-    let shape = (params.metric, params.dimension);
-    let built = graph::build(rows, shape, &build.params, build.executor)?;
-    let edges = &built.adjacency;
-    let mut stats = GraphStats {
-        max_degree: build.params.max_degree,
-        start: edges.start(),
-        l_build: match build.params.builder {
-            GraphBuilder::Insertion => build.params.l_build,
-            GraphBuilder::Leaves => 0,
-        },
-        alpha: build.params.alpha,
-        sampled_rows: built.sample.rows,
-        sampled_recall: built.sample.recall,
-        repaired: built.repaired,
-        seed: build.params.seed,
-        ..GraphStats::default()
-    };
-    (0..edges.rows()).for_each(|row| stats.count(edges.neighbors(row).len()));
-    body.begin(SectionTag::Graph)?;
-    body.write(bytemuck::must_cast_slice(edges.places()))?;
-    body.end()?;
-    Ok(stats)
 }

@@ -345,3 +345,51 @@ fn rows_in_one_place_have_codes() {
         }
     }
 }
+
+/// Rows that are much nearer to each other than to the centre of all: one scale for
+/// all of a row leaves nothing of the difference.
+#[test]
+fn rows_that_codes_cannot_tell_apart_are_walked_by_their_vectors() {
+    const DIM: usize = 16;
+    let vector = |n: u64, spread: f32| -> Vec<f32> {
+        let centre = noise(n % 11 + 1, DIM);
+        let pairs = centre.iter().zip(noise(n + 1000, DIM));
+        pairs.map(|(c, x)| c + x * spread).collect()
+    };
+    for (spread, coded) in [(0.5, true), (0.001, false)] {
+        let row = |n: u64| TestRow {
+            key: n.to_be_bytes().to_vec(),
+            vector: vector(n, spread),
+            seqno: n + 1,
+            payload: None,
+        };
+        let rows = Rows::new((0..2500).map(row).collect());
+        for kind in KINDS {
+            let (file, expected) = write_coded(&rows, Metric::L2, 24, kind);
+            let segment = Segment::open(memory(&file), &expected).unwrap();
+            assert_eq!(segment.walks_codes(), coded, "{kind} {spread}");
+            segment.verify().unwrap();
+            let (file, expected) = write_with_graph(&rows, Metric::L2, 24);
+            let plain = Segment::open(memory(&file), &expected).unwrap();
+            let queries = || (0..30).map(|n| vector(50_000 + n, spread));
+            let hits = |segment: &Segment| -> usize {
+                let of = |vector: Vec<f32>| {
+                    let query = Query::new(Metric::L2, &vector).unwrap();
+                    let mut nearest = Vec::new();
+                    segment
+                        .nearest::<SegmentError>(&query, 10, |_| Ok(true), &mut nearest)
+                        .unwrap();
+                    let found = found(segment, &query, 10, 120);
+                    found.iter().filter(|hit| nearest.contains(hit)).count()
+                };
+                queries().map(of).sum()
+            };
+            let (with, without) = (hits(&segment), hits(&plain));
+            assert!(
+                with * 10 >= without * 9,
+                "{kind} {spread}: {with} of {without}"
+            );
+            assert!(without >= 200, "{spread}: {without}");
+        }
+    }
+}

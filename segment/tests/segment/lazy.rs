@@ -351,7 +351,7 @@ fn a_hot_copy_is_verified_whole_and_a_check_still_reads_the_file() {
         segment.hot_bytes_wanted(),
         graph.len().next_multiple_of(4096)
     );
-    segment.make_hot().unwrap();
+    segment.make_hot(&|| false).unwrap();
     let all = graph.len().div_ceil(4096) as u32;
     assert!(touched(&segment).contains(&(SectionTag::Graph, all)));
     assert_eq!(segment.hot_bytes(), graph.len().next_multiple_of(4096));
@@ -370,7 +370,7 @@ fn a_hot_copy_is_verified_whole_and_a_check_still_reads_the_file() {
         device.bytes.lock().unwrap()[at] ^= 1;
         let damaged = Segment::open(paged(&device, 0), &expected).unwrap();
         let at_block = (at / 4096 * 4096) as u64;
-        match damaged.make_hot() {
+        match damaged.make_hot(&|| false) {
             Err(SegmentError::Corruption { offset, .. }) => assert_eq!(offset, at_block),
             other => panic!("{other:?}"),
         }

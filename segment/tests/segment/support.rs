@@ -306,7 +306,7 @@ pub(crate) fn states(file: &[u8], expected: &Expected) -> Result<[Segment; 5], S
     let hot = |source| {
         let segment = Segment::open(source, expected)?;
         // As below.
-        let _ = segment.make_hot();
+        let _ = segment.make_hot(&|| false);
         Ok::<_, SegmentError>(segment)
     };
     let [hot_memory, hot_paged] = sources(file);

@@ -111,6 +111,10 @@ impl Log {
         if end <= inner.written_to || syncs < FIRST || syncs * SMALL_SYNC < end {
             return 0;
         }
+        // Frames come first where little is left.
+        if !self.has_room_for_zeros() {
+            return 0;
+        }
         let page_end = |offset: u64| offset.next_multiple_of(4 << 10);
         let step = STEP.min(self.file_bytes / 4);
         page_end(end + step)
