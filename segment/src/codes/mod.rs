@@ -68,9 +68,9 @@ impl CodeKind {
     #[must_use]
     pub fn rerank_rows(self, k: usize) -> usize {
         match self {
-            Self::Sq8 => (k + k / 2).max(k + 10),
-            Self::Sq4 => (3 * k).max(k + 30),
-            Self::Bit1 => (10 * k).max(k + 90),
+            Self::Sq8 => k.saturating_add((k / 2).max(10)),
+            Self::Sq4 => k.saturating_add((k.saturating_mul(2)).max(30)),
+            Self::Bit1 => k.saturating_add((k.saturating_mul(9)).max(90)),
         }
     }
 

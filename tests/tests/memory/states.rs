@@ -10,9 +10,9 @@ use esker_tests::rng::Rng;
 
 use crate::{alone, check, held, put, vector};
 
-/// What the tasks of a build that run at one time hold, which nobody counts: some MiB
+/// What the tasks of a build that run at one time hold, which nobody counts: four MiB
 /// for each thread.
-const TASKS: i64 = 6 << 20;
+const TASKS: i64 = 8 << 20;
 const ROWS: u64 = 50_000;
 const DIMENSION: usize = 64;
 

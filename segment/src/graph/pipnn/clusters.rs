@@ -111,6 +111,9 @@ impl Offers {
         }
         accumulate(&mut starts);
         let mut next = starts.clone();
+        // These and the offers, which are at most as many.
+        let bytes = 2 * size_of_val(edges) * size_of::<(f32, u32)>() / size_of::<Edge>();
+        let _held = meter.map(|meter| meter.hold(bytes));
         let mut grouped = vec![(0.0, 0); edges.len()];
         for edge in edges {
             if let Some(next) = next.get_mut(edge.row as usize)
@@ -204,7 +207,10 @@ impl Work<'_> {
     ) -> (Offers, Vec<u32>) {
         let members: Vec<u32> = marked.iter().map(|member| member & !HOME).collect();
         let mut random = SplitMix::new(self.params.seed ^ (number as u64 + 1).rotate_left(32));
-        let mut edges = Vec::new();
+        let (vectors, shape) = (self.vectors, self.shape);
+        let mut edges: Vec<Edge> = Vec::with_capacity(members.len() * shape.parts * shape.nearest);
+        let count = |edges: &Vec<Edge>| edges.capacity() * size_of::<Edge>();
+        let mut held = vectors.meter().map(|meter| meter.hold(count(&edges)));
         let mut at_home = Vec::new();
         let mut waiting: Vec<bool> = marked.iter().map(|member| member & HOME != 0).collect();
         let Scratch {
@@ -212,7 +218,6 @@ impl Work<'_> {
             leaf: comparing,
             ..
         } = scratch;
-        let (vectors, shape) = (self.vectors, self.shape);
         carve(vectors, &members, shape, &mut random, carving, |leaf| {
             for place in leaf {
                 let first = waiting.get_mut(*place as usize).map(std::mem::take);
@@ -221,6 +226,9 @@ impl Work<'_> {
                 }
             }
             pairs(vectors, &members, leaf, shape, comparing, &mut edges);
+            if let Some(held) = &mut held {
+                held.set(count(&edges));
+            }
         });
         (Offers::new(members, &edges, vectors.meter()), at_home)
     }
