@@ -12,9 +12,9 @@ use std::sync::{Arc, OnceLock};
 
 use esker_segment::distance::{Query, inverse_norm};
 use esker_segment::{
-    BlockCache, Bytes, CodeKind, CollectionId, Expected, FileId, GraphBuild, GraphBuilder, GraphParams, Inline, Key,
-    Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch, SectionSource, Segment,
-    SegmentError, SegmentId, SegmentParams, SeqNo, layout, write_segment,
+    BlockCache, Bytes, CodeKind, CollectionId, Expected, FileId, GraphBuild, GraphBuilder,
+    GraphParams, Inline, Key, Memory, Metric, Paged, ReadAt, Row, RowSource, SearchScratch,
+    SectionSource, Segment, SegmentError, SegmentId, SegmentParams, SeqNo, layout, write_segment,
 };
 use esker_tests::rng::Rng;
 
