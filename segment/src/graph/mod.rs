@@ -68,12 +68,18 @@ pub struct GraphParams {
     pub seed: u64,
 }
 
+/// Rows below which leaves are too few to lead from one to another, and an insertion
+/// takes no time.
+const LEAST_LEAF_ROWS: u32 = 1000;
+
 /// Asked now and then whether the work is still wanted.
 pub(crate) type Check<'a> = &'a (dyn Fn() -> Result<(), SegmentError> + Sync);
 
 /// A graph and what is known of it.
 pub(crate) struct Built {
     pub(crate) adjacency: Adjacency,
+    /// What built it.
+    pub(crate) builder: GraphBuilder,
     /// Edges added because a row could not be reached.
     pub(crate) repaired: u32,
     pub(crate) sample: recall::Sample,
@@ -98,7 +104,11 @@ pub(crate) fn build(
     }
     let vectors = vectors::BuildVectors::read(rows, metric, dimension)?;
     let check = || rows.check_cancelled();
-    let mut adjacency = match params.builder {
+    let builder = match params.builder {
+        GraphBuilder::Leaves if vectors.rows() < LEAST_LEAF_ROWS => GraphBuilder::Insertion,
+        asked => asked,
+    };
+    let mut adjacency = match builder {
         GraphBuilder::Leaves => {
             let shape = pipnn::Shape::default();
             pipnn::build(&vectors, params, &shape, executor, &check)?.adjacency
@@ -109,6 +119,7 @@ pub(crate) fn build(
     let sample = recall::sample(&vectors, &adjacency, params.seed, executor, &check)?;
     Ok(Built {
         adjacency,
+        builder,
         repaired,
         sample,
     })

@@ -19,7 +19,7 @@ pub(super) fn write_graph<W: Write>(
     let mut stats = GraphStats {
         max_degree: params.max_degree,
         start: edges.start(),
-        l_build: match params.builder {
+        l_build: match built.builder {
             GraphBuilder::Insertion => params.l_build,
             GraphBuilder::Leaves => 0,
         },
