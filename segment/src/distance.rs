@@ -107,25 +107,30 @@ pub fn validate_vector(metric: Metric, dimension: u32, vector: &[f32]) -> Result
     Ok(())
 }
 
-/// The sum of squares. Eight partial sums in a fixed order: as fast as the
-/// compiler can make it, with the same bits on every machine.
+/// The sum of squares, as [`product`] adds.
 #[must_use]
 pub fn squared_norm(vector: &[f32]) -> f64 {
+    product(vector, vector)
+}
+
+/// The inner product of vectors of one length. Eight partial sums in a fixed order:
+/// as fast as the compiler can make it, with the same bits on every machine.
+#[inline(always)]
+pub(crate) fn product(a: &[f32], b: &[f32]) -> f64 {
     let mut sums = [0.0f64; 8];
-    let chunks = vector.chunks_exact(8);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        add_squares(&mut sums, chunk);
+    let (a, a_rest) = a.as_chunks::<8>();
+    let (b, b_rest) = b.as_chunks::<8>();
+    for (a, b) in a.iter().zip(b) {
+        add_products(&mut sums, a, b);
     }
-    add_squares(&mut sums, rest);
+    add_products(&mut sums, a_rest, b_rest);
     sums.iter().sum()
 }
 
 #[inline]
-fn add_squares(sums: &mut [f64; 8], chunk: &[f32]) {
-    for (sum, x) in sums.iter_mut().zip(chunk) {
-        let x = f64::from(*x);
-        *sum += x * x;
+fn add_products(sums: &mut [f64; 8], a: &[f32], b: &[f32]) {
+    for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+        *sum += f64::from(*a) * f64::from(*b);
     }
 }
 

@@ -7,6 +7,7 @@
 
 use crate::codes::rotation::rotate;
 use crate::codes::{CodeKind, FACTORS};
+use crate::distance::{product, squared_norm};
 use crate::error::SegmentError;
 use crate::metric::Metric;
 use crate::wire::Fields;
@@ -116,11 +117,11 @@ impl Codec {
         offset.clear();
         let pairs = vector.iter().zip(&self.centre);
         offset.extend(pairs.map(|(x, centre)| x * inverse_norm - centre));
-        let squared_length = dot(offset, offset);
+        let squared_length = squared_norm(offset);
         let bias = match self.metric {
             Metric::L2 => squared_length,
             Metric::Cosine => squared_length / 2.0,
-            Metric::InnerProduct => -dot(&self.centre, vector),
+            Metric::InnerProduct => -product(&self.centre, vector),
         };
         if self.kind.rotates() {
             rotate(offset);
@@ -147,18 +148,6 @@ impl Codec {
 /// In the range of finite numbers.
 fn clamped(x: f64) -> f32 {
     x.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
-}
-
-/// The product in eight partial sums in a fixed order: fast, and the same bits
-/// everywhere.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut sums = [0.0f64; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += f64::from(*a) * f64::from(*b);
-        }
-    }
-    sums.iter().sum()
 }
 
 /// The largest component, without its sign.

@@ -203,6 +203,15 @@ fn lay_out(part: &[i8], places: usize, width: usize, overlap: bool, out: &mut Ve
     }
 }
 
+/// The first bytes, zeroes behind them.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cold]
+fn word_of<const N: usize>(rest: &[u8]) -> [u8; N] {
+    let mut word = [0; N];
+    word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    word
+}
+
 /// The loop that all kernels share. Inlined into each, so that `dot` is compiled
 /// for its instructions.
 #[inline(always)]

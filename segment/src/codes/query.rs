@@ -7,10 +7,10 @@
 
 use crate::codes::Codec;
 use crate::codes::FACTORS;
-use crate::codes::encode::{dot, largest, rounded};
+use crate::codes::encode::{largest, rounded};
 use crate::codes::kernels::{Bytes, Table};
 use crate::codes::rotation::rotate;
-use crate::distance::Query;
+use crate::distance::{Query, product, squared_norm};
 use crate::metric::Metric;
 use crate::wire::u32_at;
 
@@ -35,14 +35,14 @@ impl CodeQuery {
         let scale = query.inverse_norm();
         let pairs = query.vector().iter().zip(&codec.centre);
         let mut offset: Vec<f32> = pairs.map(|(q, centre)| q * scale - centre).collect();
-        let squared_length = dot(&offset, &offset);
+        let squared_length = squared_norm(&offset);
         let (constant, factor) = match codec.metric {
             Metric::L2 => (squared_length, -2.0),
             Metric::Cosine => (squared_length / 2.0, -1.0),
             // q.x = (q - m).(x - m) + q.m + m.x - m.m, and m.x is the row's bias.
             Metric::InnerProduct => {
                 let centre = &codec.centre;
-                (dot(centre, centre) - dot(query.vector(), centre), -1.0)
+                (squared_norm(centre) - product(query.vector(), centre), -1.0)
             }
         };
         if codec.kind.rotates() {

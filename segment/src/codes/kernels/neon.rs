@@ -6,7 +6,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{Bytes, Packing, Table, each_row};
+use super::{Bytes, Packing, Table, each_row, word_of};
 
 pub(super) fn each(
     query: &Bytes,
@@ -53,13 +53,6 @@ fn load_last(code: &[u8]) -> uint8x16_t {
         Some(last) => load(last),
         None => load(&word_of(code)),
     }
-}
-
-/// The first bytes, zeroes behind them.
-fn word_of<const N: usize>(rest: &[u8]) -> [u8; N] {
-    let mut word = [0; N];
-    word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    word
 }
 
 /// Adds the products of 16 codes, widened to 16 bits.

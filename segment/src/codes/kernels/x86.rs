@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Bytes, Packing, Table, each_row};
+use super::{Bytes, Packing, Table, each_row, word_of};
 
 /// Proof that the processor has AVX-512 F, BW and VNNI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,14 +167,6 @@ fn bits_avx512(code: &[u8], query: &[[i8; 64]]) -> i32 {
         sum = _mm512_dpbusd_epi32(sum, ones, chosen);
     }
     _mm512_reduce_add_epi32(sum)
-}
-
-/// The first bytes, zeroes behind them.
-#[cold]
-fn word_of<const N: usize>(rest: &[u8]) -> [u8; N] {
-    let mut word = [0; N];
-    word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    word
 }
 
 #[target_feature(enable = "avx2")]
