@@ -107,14 +107,15 @@ pub fn validate_vector(metric: Metric, dimension: u32, vector: &[f32]) -> Result
     Ok(())
 }
 
-/// The sum of squares, as [`product`] adds.
+/// The sum of squares, in `f64`: eight partial sums in a fixed order, so that every
+/// machine adds to the same bits.
 #[must_use]
 pub fn squared_norm(vector: &[f32]) -> f64 {
     product(vector, vector)
 }
 
-/// The inner product of vectors of one length. Eight partial sums in a fixed order:
-/// as fast as the compiler can make it, with the same bits on every machine.
+/// The inner product of vectors of one length, as [`squared_norm`] adds: as fast as
+/// the compiler can make it in an order that is fixed.
 #[inline(always)]
 pub(crate) fn product(a: &[f32], b: &[f32]) -> f64 {
     let mut sums = [0.0f64; 8];
