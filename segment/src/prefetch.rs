@@ -9,20 +9,29 @@ const LINE: usize = 64;
 /// Lines asked for at most: beyond that the processor's own streams are ahead.
 const MAX_LINES: usize = 16;
 
-/// Asks for the cache lines of `bytes`, at most [`MAX_LINES`] of them.
+/// Asks for the cache lines of `bytes`, at most [`MAX_LINES`] of them and one more.
 #[inline(always)]
 pub(crate) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(LINE).take(MAX_LINES) {
-        // SAFETY: the hint needs SSE, which every x86-64 has. It reads nothing as far
-        // as the program can see and faults nowhere, so that any address would do;
-        // this one is that of a chunk, never empty, of a slice that is borrowed here.
-        // A page of a map that cannot be read stays unread: no signal comes of it.
-        #[expect(unsafe_code, reason = "the hint takes a pointer")]
-        unsafe {
-            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
-                line.as_ptr().cast(),
-            );
+    {
+        let asked = bytes.get(..LINE * MAX_LINES).unwrap_or(bytes);
+        // Rows begin anywhere in a line, so their last byte may be in one more than
+        // they have chunks of a line's length.
+        for chunk in asked
+            .chunks(LINE)
+            .chain(asked.last_chunk::<1>().map(<[u8; 1]>::as_slice))
+        {
+            // SAFETY: the hint needs SSE, which every x86-64 has. It reads nothing as
+            // far as the program can see and faults nowhere, so that any address would
+            // do; this one is that of a chunk, never empty, of a slice that is borrowed
+            // here. A page of a map that cannot be read stays unread: no signal comes
+            // of it.
+            #[expect(unsafe_code, reason = "the hint takes a pointer")]
+            unsafe {
+                core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
+                    chunk.as_ptr().cast(),
+                );
+            }
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
