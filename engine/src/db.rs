@@ -290,7 +290,7 @@ impl Db {
         drop(manifest);
         if let Some(gone) = gone {
             gone.memtables()
-                .for_each(|memtable| memtable.charge().release_to_pins());
+                .for_each(|memtable| memtable.release_to_pins());
             gone.version
                 .segments
                 .iter()

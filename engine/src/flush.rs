@@ -195,7 +195,7 @@ impl Core {
         };
         self.commit_version(&mut manifest, change, drop_memtable)?;
         drop(manifest);
-        memtable.charge().release_to_pins();
+        memtable.release_to_pins();
         self.release_logs(first_log);
         self.counters.flushed();
         self.signals.compact.notify();

@@ -115,6 +115,11 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
+    /// An empty account of the same budget.
+    pub(crate) fn another(&self) -> Self {
+        self.budget.charge(0)
+    }
+
     fn account(&self) -> &AtomicUsize {
         if self.pinned.load(Ordering::Relaxed) == 0 {
             &self.budget.used

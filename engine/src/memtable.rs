@@ -7,20 +7,25 @@
 //! SeqNo order; a row becomes reachable only after it is whole; a frozen
 //! memtable never changes. Must not know: the log, segments, durability.
 
+mod codes;
+mod filter;
+mod scan;
+
 use std::cmp::Ordering as Order;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use crossbeam_skiplist::SkipMap;
 use esker_segment::arena::{AppendRows, RowsReader};
-use esker_segment::distance::{Query, inverse_norm};
+use esker_segment::distance::inverse_norm;
 use esker_segment::{Key, Metric, Row, SeqNo};
 use esker_wal::mutants::planted;
 
 use crate::memory::Charge;
 use crate::sync::counter::AtomicUsize;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::top_k::TopK;
+use codes::MemtableCodes;
+use filter::KeyFilter;
 
 /// Heap bytes of one index entry beside a key's own: key, value, counts, and a tower
 /// of two places on average.
@@ -46,12 +51,14 @@ pub(crate) struct Memtable {
     vectors: RowsReader,
     rows: boxcar::Vec<RowEntry>,
     index: SkipMap<Versioned, Entry>,
+    filter: KeyFilter,
     writer: Mutex<AppendRows>,
     first_log: AtomicU64,
     last_seqno: AtomicU64,
     /// Bytes of keys, payloads and index entries.
     heap: AtomicUsize,
     charge: Charge,
+    codes: MemtableCodes,
 }
 
 struct RowEntry {
@@ -108,10 +115,12 @@ impl Memtable {
             vectors: writer.reader(),
             rows: boxcar::Vec::new(),
             index: SkipMap::new(),
+            filter: KeyFilter::new(),
             writer: Mutex::new(writer),
             first_log: AtomicU64::new(u64::MAX),
             last_seqno: AtomicU64::new(0),
             heap: AtomicUsize::new(0),
+            codes: MemtableCodes::new(charge.another()),
             charge,
         }
     }
@@ -153,6 +162,7 @@ impl Memtable {
         }
         let allocated = allocated_bytes(&writer);
         drop(writer);
+        self.filter.add(key.as_bytes());
         self.index
             .insert(Versioned { key, seqno }, Entry::Put(Row(row)));
         self.account(seqno, allocated, bytes + INDEX_ENTRY_BYTES);
@@ -163,6 +173,7 @@ impl Memtable {
     pub(crate) fn delete(&self, seqno: SeqNo, key: &[u8]) {
         let key = Key::new(key);
         let bytes = key.heap_bytes() + INDEX_ENTRY_BYTES;
+        self.filter.add(key.as_bytes());
         self.index
             .insert(Versioned { key, seqno }, Entry::Tombstone);
         let allocated = allocated_bytes(&self.writer.lock());
@@ -171,7 +182,7 @@ impl Memtable {
 
     fn account(&self, seqno: SeqNo, allocated: usize, grown: usize) {
         let heap = self.heap.fetch_add(grown, Ordering::Relaxed) + grown;
-        self.charge.set(heap + allocated);
+        self.charge.set(heap + allocated + self.filter.heap_bytes());
         self.last_seqno.store(seqno.0, Ordering::Release);
     }
 
@@ -205,12 +216,31 @@ impl Memtable {
         self.vectors.allocated_bytes()
     }
 
-    pub(crate) fn charge(&self) -> &Charge {
-        &self.charge
+    /// Bytes of the vectors' codes.
+    pub(crate) fn code_bytes(&self) -> usize {
+        self.codes.heap_bytes()
+    }
+
+    /// Bytes held, the codes' among them.
+    pub(crate) fn charged_bytes(&self) -> usize {
+        self.charge.bytes() + self.codes.heap_bytes()
+    }
+
+    /// Moves what is held into the account of what snapshots pin.
+    pub(crate) fn release_to_pins(&self) {
+        self.charge.release_to_pins();
+        self.codes.release_to_pins();
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.charge.is_pinned()
     }
 
     /// The newest entry of a key at or before `at`.
     pub(crate) fn latest(&self, key: &Key, at: SeqNo) -> Option<(SeqNo, Entry)> {
+        if !self.filter.may_have(key.as_bytes()) {
+            return None;
+        }
         let at = match planted("memtable.get_at") {
             true => SeqNo(u64::MAX),
             false => at,
@@ -283,35 +313,6 @@ impl Memtable {
             found.push((key.clone(), *entry.value()));
         }
         (found, true)
-    }
-
-    /// Offers every row at or before `at` that `live` accepts to `top`.
-    /// `live` is asked only about rows near enough to enter. Returns how many
-    /// distances it computed.
-    pub(crate) fn nearest<L>(
-        &self,
-        query: &Query,
-        at: SeqNo,
-        mut live: impl FnMut(&Key, Row) -> bool,
-        mut locate: impl FnMut(Row) -> L,
-        top: &mut TopK<L>,
-    ) -> u64 {
-        let mut distances = 0;
-        for row in 0..self.vectors.len() {
-            let (Some(entry), Some(vector)) = (self.rows.get(row as usize), self.vectors.row(row))
-            else {
-                break;
-            };
-            if entry.seqno > at {
-                break;
-            }
-            let distance = query.distance(vector, entry.inverse_norm);
-            distances += 1;
-            if top.admits(distance, &entry.key) && live(&entry.key, Row(row)) {
-                top.insert(distance, entry.key.clone(), locate(Row(row)));
-            }
-        }
-        distances
     }
 }
 

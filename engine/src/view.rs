@@ -79,7 +79,7 @@ impl CollectionView {
     /// nobody else back.
     pub(crate) fn set_frozen_aside(&self) {
         let frozen = self.frozen.iter();
-        frozen.for_each(|memtable| memtable.charge().release_to_pins());
+        frozen.for_each(|memtable| memtable.release_to_pins());
     }
 
     /// What the memtables say of a key at `at`, if anything.

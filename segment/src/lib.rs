@@ -41,7 +41,7 @@ mod reader;
 mod writer;
 
 pub use bytes::Bytes;
-pub use codes::CodeKind;
+pub use codes::{CodeKind, CodedQuery, CodedRows, RowCodec};
 pub use deletion::DeletionVector;
 pub use error::SegmentError;
 pub use graph::{

@@ -100,7 +100,7 @@ impl Opening {
         let active = || {
             collections
                 .filter(|(_, c)| !c.active.is_empty())
-                .max_by_key(|(_, c)| c.active.charge().bytes())
+                .max_by_key(|(_, c)| c.active.charged_bytes())
         };
         frozen.or_else(active).map(|(&id, _)| id)
     }

@@ -19,6 +19,8 @@ use crate::view::CollectionView;
 pub struct MemtableMemory {
     /// Vectors as they were put, and the blocks allocated for those to come.
     pub vectors: u64,
+    /// Codes that searches made of the vectors.
+    pub codes: u64,
     /// Keys, payloads, and the index over them.
     pub index: u64,
 }
@@ -27,13 +29,15 @@ impl MemtableMemory {
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.vectors + self.index
+        self.vectors + self.codes + self.index
     }
 
     fn add(&mut self, memtable: &Memtable) {
-        let vectors = memtable.vector_bytes();
+        let (vectors, codes) = (memtable.vector_bytes(), memtable.code_bytes());
         self.vectors += vectors as u64;
-        self.index += memtable.charge().bytes().saturating_sub(vectors) as u64;
+        self.codes += codes as u64;
+        let index = memtable.charged_bytes().saturating_sub(vectors + codes);
+        self.index += index as u64;
     }
 }
 
@@ -139,7 +143,7 @@ impl MemoryStats {
         let memtables = [&collection.active].into_iter().chain(&collection.frozen);
         for (n, memtable) in memtables.enumerate() {
             // Those that could not be flushed are among what is pinned.
-            match (memtable.charge().is_pinned(), n) {
+            match (memtable.is_pinned(), n) {
                 (true, _) => {}
                 (false, 0) => self.active_memtables.add(memtable),
                 (false, _) => self.frozen_memtables.add(memtable),

@@ -134,6 +134,31 @@ impl Bytes {
         Self::new(packing, components, Isa::best())
     }
 
+    /// Bytes of a code.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The sums of rows of bytes that lie without gaps, into `out`.
+    pub(crate) fn all(&self, codes: &[u8], out: &mut [i32]) {
+        let done = match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(proof) if self.packing == Packing::Bytes => proof.fours(self, codes, out),
+            _ => 0,
+        };
+        let table = Table {
+            bytes: codes,
+            stride: self.len,
+        };
+        let mut places = out.iter_mut().skip(done);
+        let rows = done as u32..(done + places.len()) as u32;
+        self.each(table, rows, 0, |_, sum| {
+            if let Some(place) = places.next() {
+                *place = sum;
+            }
+        });
+    }
+
     /// Hands each row's bytes and its sum to `emit`, in order; a row that is not
     /// there ends it and is returned. Rows `ahead` of the one in hand are asked for.
     #[inline]

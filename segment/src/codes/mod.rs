@@ -8,11 +8,13 @@
 //! same on every machine; an estimate is no answer: who uses it reranks with the
 //! vectors. Must not know: graphs, files.
 
+mod bounds;
 mod encode;
 mod kernels;
 mod query;
 mod rotation;
 
+pub use bounds::{CodedQuery, CodedRows, RowCodec};
 pub(crate) use encode::{Centre, Codec};
 pub(crate) use kernels::Table;
 pub(crate) use query::CodeQuery;

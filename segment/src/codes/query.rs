@@ -32,6 +32,11 @@ pub(crate) struct CodeQuery {
 
 impl CodeQuery {
     pub(crate) fn new(codec: &Codec, query: &Query) -> Self {
+        Self::with_offset(codec, query).0
+    }
+
+    /// With the query's offset from the centre and the unit of its bytes.
+    pub(super) fn with_offset(codec: &Codec, query: &Query) -> (Self, Vec<f32>, f32) {
         let scale = query.inverse_norm();
         let pairs = query.vector().iter().zip(&codec.centre);
         let mut offset: Vec<f32> = pairs.map(|(q, centre)| q * scale - centre).collect();
@@ -49,14 +54,10 @@ impl CodeQuery {
             rotate(&mut offset);
         }
         let unit = largest(&offset) / 127.0;
-        let component = |x: &f32| match unit > 0.0 {
-            true => rounded(*x, unit) as i8,
-            false => 0,
-        };
-        let components: Vec<i8> = offset.iter().map(component).collect();
+        let components: Vec<i8> = offset.iter().map(|x| Self::component(*x, unit)).collect();
         let total: i32 = components.iter().map(|q| i32::from(*q)).sum();
         let (step, shift) = codec.kind.levels();
-        Self {
+        let prepared = Self {
             bytes: Bytes::best(codec.kind.packing(), &components),
             factors: codec.stride() - FACTORS,
             constant: constant as f32,
@@ -64,12 +65,51 @@ impl CodeQuery {
             step,
             // At most 128 x 127 x 65,535.
             shift: shift * total,
+        };
+        (prepared, offset, unit)
+    }
+
+    /// A component of a query's offset in units.
+    pub(super) fn component(x: f32, unit: f32) -> i8 {
+        match unit > 0.0 {
+            true => rounded(x, unit) as i8,
+            false => 0,
         }
     }
 
     /// Bytes of a row's code with its numbers.
     pub(crate) fn stride(&self) -> usize {
         self.factors + FACTORS
+    }
+
+    /// Components of a code.
+    pub(super) fn components(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The estimated distances of codes of a byte a component that lie without gaps,
+    /// into `out`, one for each of `scales` and `biases`; `sums` is scratch of as many.
+    /// Not a number where sums are beyond all numbers.
+    pub(super) fn estimates(
+        &self,
+        codes: &[u8],
+        scales: &[f32],
+        biases: &[f32],
+        sums: &mut [i32],
+        out: &mut [f32],
+    ) {
+        self.bytes.all(codes, sums);
+        let factors = scales.iter().zip(biases);
+        for (out, (sum, (scale, bias))) in out.iter_mut().zip(sums.iter().zip(factors)) {
+            *out = self.constant + bias + self.factor * (scale * self.product(*sum));
+        }
+    }
+
+    /// The product with a code, in units, of a sum of products with packed components.
+    #[inline(always)]
+    fn product(&self, sum: i32) -> f32 {
+        // Neither wraps, since the product of what the numbers stand for fits.
+        sum.wrapping_mul(self.step).wrapping_add(self.shift) as f32
     }
 
     /// The estimated distance of one code.
@@ -97,8 +137,7 @@ impl CodeQuery {
         self.bytes.each(table, rows, ahead, |code, sum| {
             let factors = code.get(self.factors..).unwrap_or_default();
             let float = |n| f32::from_bits(u32_at(factors, n).unwrap_or(0));
-            // Neither wraps, since the product of what the numbers stand for fits.
-            let product = sum.wrapping_mul(self.step).wrapping_add(self.shift) as f32;
+            let product = self.product(sum);
             let distance = self.constant + float(1) + self.factor * (float(0) * product);
             emit(if distance.is_nan() {
                 f32::MAX

@@ -49,6 +49,16 @@ fn figures_are_what_is_held_in_every_state() {
     assert!(memory.frozen_memtables.vectors > memory.active_memtables.vectors);
     check("frozen memtables", before, &memory);
 
+    // Searches make codes of what lies in memtables.
+    let query = vector(&mut Rng::new(5), DIMENSION);
+    for _ in 0..ROWS / 2_000 {
+        c.search(&query, &SearchOptions::new(10)).expect("finds");
+    }
+    let memory = db.stats().memory;
+    let coded = memory.frozen_memtables.codes + memory.active_memtables.codes;
+    assert!(coded > (ROWS - 2_000) * DIMENSION as u64, "{coded}");
+    check("memtables with codes", before, &memory);
+
     let snapshot = db.snapshot().expect("taken");
     db.flush().expect("flushed");
     let memory = db.stats().memory;
