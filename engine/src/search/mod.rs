@@ -369,7 +369,9 @@ impl<'a> Search<'a, '_> {
         }
         drained.enough |= found.len() >= self.options.k;
         if estimated {
-            let exact = file.rerank(self.query, found);
+            // Without the k nearest there is no answer; the rest may come too late.
+            let (least, limits) = (self.options.k, &mut self.limits);
+            let exact = file.rerank(self.query, found, least, || !limits.is_late());
             exact.map_err(|error| segment.failed(error))?;
             self.stats.reranked += found.len() as u64;
         }
