@@ -67,6 +67,7 @@ impl Collection {
     /// their segments are merged into others or the database is closed.
     pub fn set_residency(&self, residency: Residency) {
         self.info.set_residency(residency);
+        self.handle.core.forgive_copies(self.info.id);
         self.handle.core.signals.compact.notify();
     }
 

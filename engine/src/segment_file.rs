@@ -14,7 +14,7 @@ use esker_wal::mutants::planted;
 
 use crate::error::{Error, Result};
 use crate::gc::FilePin;
-use crate::hot::{HotCharge, HotMemory};
+use crate::hot::{HotCharge, HotMemory, Retry};
 use crate::manifest::SegmentMeta;
 use crate::segments::Unopened;
 use crate::sync::{OnceLock, PinArc};
@@ -43,6 +43,7 @@ pub(crate) struct SegmentFile {
     quarantine: OnceLock<Error>,
     /// Held for what is copied of the segment.
     hot: OnceLock<HotCharge>,
+    retry: Retry,
 }
 
 impl SegmentFile {
@@ -63,7 +64,19 @@ impl SegmentFile {
             pin,
             quarantine: OnceLock::new(),
             hot: OnceLock::new(),
+            retry: Retry::default(),
         }
+    }
+
+    /// Whether a copy that failed before is due again; asked once by each step that
+    /// would make it.
+    pub(crate) fn copy_is_due(&self) -> bool {
+        self.retry.is_due()
+    }
+
+    /// Lets a copy that failed be tried at once.
+    pub(crate) fn forgive_copy(&self) {
+        self.retry.forget();
     }
 
     /// The reader for figures about the segment, sound or not; `None` if nobody has
@@ -157,8 +170,12 @@ impl SegmentFile {
                 self.hot.get_or_init(|| charge);
                 Ok(true)
             }
+            Err(SegmentError::Cancelled) => Ok(false),
             // Without memory, or when the disk fails now, it is read as before.
-            Err(SegmentError::Io(_) | SegmentError::Cancelled) => Ok(false),
+            Err(SegmentError::Io(_)) => {
+                self.retry.failed();
+                Ok(false)
+            }
             Err(error) => Err(self.failed(error)),
         }
     }

@@ -355,3 +355,45 @@ fn a_segment_is_copied_once_it_was_opened() {
     answers(&db);
     assert_eq!(settle(&db).hot, hot_bytes(900));
 }
+
+/// A disk that goes on failing is asked ever more seldom, until something changes.
+#[test]
+fn a_copy_that_fails_is_not_tried_all_the_time() {
+    let dir = tempfile::tempdir().expect("dir");
+    let db = Db::open(dir.path(), options()).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 900);
+    drop(c);
+    db.close().expect("closed");
+    let (path, graph) = graph_of(dir.path());
+    let storage = FaultStorage::around(std::sync::Arc::new(esker::env::StdEnv::new()));
+    let paged = options().map_mode(MapMode::Pread).env(storage.env());
+    let db = Db::open(dir.path(), paged).expect("opens");
+    let c = db.collection("c").expect("there");
+    let is_of_graph = move |call: &Call| {
+        call.kind == CallKind::Read && call.path == path && graph.contains(&(call.offset as usize))
+    };
+    storage.inject(Fault::when(OsError::Eio, is_of_graph.clone()));
+    let reads = || {
+        storage
+            .log()
+            .iter()
+            .filter(|call| is_of_graph(call))
+            .count()
+    };
+    let before = reads();
+    for _ in 0..200 {
+        while db.run_background_step().expect("works") {}
+    }
+    let tried = reads() - before;
+    assert!((4..=8).contains(&tried), "{tried} reads in 200 steps");
+    // Whoever asks for copies anew does not wait for the next try.
+    c.set_residency(Residency::Hot);
+    while db.run_background_step().expect("works") {}
+    assert_eq!(reads() - before, tried + 1);
+    storage.heal();
+    for _ in 0..4 {
+        settle(&db);
+    }
+    assert_eq!(db.stats().memory.hot, hot_bytes(900));
+}
