@@ -1,8 +1,9 @@
 //! Copies of what searches touch at random, within their own limit.
 //!
-//! Owns the account of these copies and the step that makes one.
+//! Owns the account of these copies and the step that makes or gives back one.
 //! Invariants: no more is copied than the limit allows; a copy goes with its segment's
-//! reader; a lack of memory or a failed read leaves a segment as it was and is tried
+//! reader, which another replaces when nobody asks for copies any more, and never under
+//! a search; a lack of memory or a failed read leaves a segment as it was and is tried
 //! again ever more seldom, damage takes it out of use. One copy is made at a time, by
 //! whoever comes first; nobody waits for it.
 //! Must not know: what is in a copy.
@@ -18,6 +19,7 @@ use crate::options::Residency;
 use crate::segment_file::LiveSegment;
 use crate::sync::counter::AtomicUsize;
 use crate::sync::{AtomicBool, Ordering};
+use crate::view::{CollectionView, Version};
 
 /// Bytes that copies may take, and take.
 pub(crate) struct HotMemory {
@@ -113,7 +115,8 @@ impl HotMemory {
 }
 
 impl Core {
-    /// Copies what searches touch of one segment, if one is to be copied and there is
+    /// Gives back the copies that no collection asks for any more; if there are none,
+    /// copies what searches touch of one segment, if one is to be copied and there is
     /// room. The largest first: searches spend most of their time there.
     ///
     /// # Errors
@@ -125,6 +128,9 @@ impl Core {
         let Some(_alone) = self.hot.begin() else {
             return Ok(false);
         };
+        if self.cool() {
+            return Ok(true);
+        }
         let (view, _) = self.published.get();
         let mut wanted: Vec<(usize, &LiveSegment)> = Vec::new();
         for (&id, collection) in &view.collections {
@@ -142,6 +148,41 @@ impl Core {
             }
         }
         Ok(false)
+    }
+
+    /// Replaces the readers that have copies in collections that ask for none; whether
+    /// there were any. Searches that run, and snapshots, keep the old ones.
+    fn cool(&self) -> bool {
+        let is_copied = |c: &CollectionView| c.version.segments.iter().any(|s| s.file.is_copied());
+        let mapped = |id| {
+            let info = self.info(id);
+            info.is_some_and(|info| info.residency() == Residency::Mapped)
+        };
+        let (view, _) = self.published.get();
+        let collections = view.collections.iter();
+        let ids: Vec<_> = collections
+            .filter(|(id, c)| is_copied(c) && mapped(**id))
+            .map(|(id, _)| *id)
+            .collect();
+        drop(view);
+        for &id in &ids {
+            // No version changes meanwhile.
+            let _manifest = self.manifest.lock();
+            let (view, _) = self.published.get();
+            let Some(collection) = view.collections.get(&id) else {
+                continue;
+            };
+            let segments = &collection.version.segments;
+            let segments = segments.iter().map(LiveSegment::cold).collect();
+            let version = Arc::new(Version { segments });
+            drop(view);
+            self.published.update(|view| {
+                if let Some(collection) = view.collections.get_mut(&id) {
+                    collection.version = version;
+                }
+            });
+        }
+        !ids.is_empty()
     }
 
     /// Lets copies of a collection that failed be tried at once.

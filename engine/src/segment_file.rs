@@ -39,8 +39,9 @@ enum Body {
 pub(crate) struct SegmentFile {
     body: Body,
     pub(crate) meta: SegmentMeta,
-    pub(crate) pin: FilePin,
-    quarantine: OnceLock<Error>,
+    /// Shared with readers of the same file that have no copies.
+    pub(crate) pin: Arc<FilePin>,
+    quarantine: Arc<OnceLock<Error>>,
     /// Held for what is copied of the segment.
     hot: OnceLock<HotCharge>,
     retry: Retry,
@@ -61,11 +62,35 @@ impl SegmentFile {
         Self {
             body,
             meta,
-            pin,
-            quarantine: OnceLock::new(),
+            pin: Arc::new(pin),
+            quarantine: Arc::default(),
             hot: OnceLock::new(),
             retry: Retry::default(),
         }
+    }
+
+    /// Another reader of the same file without the copies that this one has, if it has
+    /// any. Damage that either meets takes both out of use, and the file is needed as
+    /// long as one of them is.
+    fn cold(&self) -> Option<Self> {
+        let opened = self.opened().filter(|_| self.is_copied())?;
+        let cold = Opened {
+            segment: opened.segment.cold(),
+            deleted: Arc::clone(&opened.deleted),
+        };
+        Some(Self {
+            body: Body::Open(Box::new(cold)),
+            meta: self.meta,
+            pin: Arc::clone(&self.pin),
+            quarantine: Arc::clone(&self.quarantine),
+            hot: OnceLock::new(),
+            retry: Retry::default(),
+        })
+    }
+
+    /// Whether it holds copies of what searches touch.
+    pub(crate) fn is_copied(&self) -> bool {
+        self.hot.get().is_some()
     }
 
     /// Whether a copy that failed before is due again; asked once by each step that
@@ -207,6 +232,17 @@ impl LiveSegment {
         Self {
             file: PinArc::clone(&self.file),
             deleted: Some(deleted),
+        }
+    }
+
+    /// The same rows by a reader without copies.
+    pub(crate) fn cold(&self) -> Self {
+        let Some(file) = self.file.cold() else {
+            return self.clone();
+        };
+        Self {
+            file: PinArc::new(file),
+            deleted: self.deleted.clone(),
         }
     }
 
