@@ -6,7 +6,7 @@
 //! and whoever answers with its candidates asks for the exact ones
 //! ([`Segment::rerank`]). Must not know: which rows are live, when to widen.
 
-use crate::codes::{CodeKind, CodeQuery};
+use crate::codes::CodeQuery;
 use crate::distance::Query;
 use crate::error::SegmentError;
 use crate::graph::{NextRow, Walk, WalkScratch, walk};
@@ -59,17 +59,6 @@ impl<S: SectionSource> Segment<S> {
         self.codec
             .as_ref()
             .map_or(k, |codec| codec.kind.rerank_rows(k))
-    }
-
-    /// Most that a walk's distances are off, as a share of themselves; `None` if nothing
-    /// can be said. Zero where they are exact.
-    #[must_use]
-    pub fn estimate_error(&self) -> Option<f32> {
-        match self.codec.as_ref().map(|codec| codec.kind) {
-            None => Some(0.0),
-            Some(CodeKind::Sq8) => Some(0.05),
-            Some(CodeKind::Sq4 | CodeKind::Bit1) => None,
-        }
     }
 
     /// Whether a walk's distances are estimates.
