@@ -63,7 +63,7 @@ impl SegmentFile {
             body,
             meta,
             pin: Arc::new(pin),
-            quarantine: Arc::default(),
+            quarantine: Arc::new(OnceLock::new()),
             hot: OnceLock::new(),
             retry: Retry::default(),
         }
