@@ -147,7 +147,7 @@ fn a_person_gets_a_table() {
     let bench = data();
     let out = bench.ok("bench --data data --k 5 --l 8,16 --durability os");
     assert!(out.starts_with("600 rows of 4 dimensions, l2\n"), "{out}");
-    for start in ["ingest ", "build ", "disk "] {
+    for start in ["ingest ", "build ", "holds ", "disk "] {
         assert!(out.lines().any(|line| line.starts_with(start)), "{out}");
     }
     let table: Vec<Vec<&str>> = out
@@ -235,6 +235,42 @@ fn memory_is_counted_by_the_row() {
     let point = &run(&bench, "--k 5 --l 8 --repeat 1")[0];
     let heap = point["heap_row_bytes"].as_f64().unwrap();
     assert!((0.0..10_000.0).contains(&heap), "{point}");
+    // What the database says of itself, under the names that its figures have.
+    let held = &point["memory"];
+    let bytes = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{held}"));
+    let mut parts = 0;
+    for name in [
+        "codes",
+        "graphs",
+        "vectors",
+        "keys",
+        "key_filters",
+        "payloads",
+        "other_sections",
+    ] {
+        let section = &held[name];
+        assert!(bytes(&section["mapped"]) < 1 << 20, "{held}");
+        parts += bytes(&section["resident"]);
+    }
+    for name in ["active_memtables", "frozen_memtables"] {
+        parts += bytes(&held[name]["vectors"]) + bytes(&held[name]["index"]);
+    }
+    for name in ["pinned_memtables", "writes", "tables", "deletion_vectors"] {
+        parts += bytes(&held[name]);
+    }
+    for name in ["block_cache", "builds", "searches"] {
+        parts += bytes(&held[name]);
+    }
+    assert_eq!(bytes(&held["resident"]), parts, "{held}");
+    let vectors = bytes(&held["vectors"]["mapped"]) + bytes(&held["vectors"]["resident"]);
+    assert!(vectors >= u64::from(ROWS) * 4 * 4, "{held}");
+    assert!(
+        bytes(&held["mapped"]) >= bytes(&held["vectors"]["mapped"]),
+        "{held}"
+    );
+    for name in ["hot", "not_hot", "not_hot_segments"] {
+        assert_eq!(bytes(&held[name]), 0, "600 rows have no graph: {held}");
+    }
     if cfg!(target_os = "linux") {
         let anon = point["anon_mb"].as_f64().unwrap();
         let by_row = point["anon_row_bytes"].as_f64().unwrap();

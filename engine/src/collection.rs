@@ -63,10 +63,11 @@ impl Collection {
     }
 
     /// Changes where it keeps what searches touch at random, until the database is
-    /// closed. Copies are made in the background; those that there are stay until
-    /// their segments are merged into others or the database is closed.
+    /// closed. Copies are made and given back in the background; a search that runs and
+    /// a snapshot keep those that they found.
     pub fn set_residency(&self, residency: Residency) {
         self.info.set_residency(residency);
+        self.handle.core.forgive_copies(self.info.id);
         self.handle.core.signals.compact.notify();
     }
 

@@ -47,7 +47,7 @@ impl Core {
         fields.extend(change.fields);
         // In doubt, a crash may reveal the edit: what it names stays. From here on it
         // may be in doubt, also if a panic ends the commit.
-        let segment = change.added.as_ref().map(|segment| &segment.pin);
+        let segment = change.added.as_ref().map(|segment| &*segment.pin);
         let outputs = || segment.into_iter().chain(&file);
         outputs().for_each(FilePin::mark_named);
         let committed = self.commit(manifest, fields);

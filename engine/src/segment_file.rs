@@ -14,7 +14,7 @@ use esker_wal::mutants::planted;
 
 use crate::error::{Error, Result};
 use crate::gc::FilePin;
-use crate::hot::{HotCharge, HotMemory};
+use crate::hot::{HotCharge, HotMemory, Retry};
 use crate::manifest::SegmentMeta;
 use crate::segments::Unopened;
 use crate::sync::{OnceLock, PinArc};
@@ -39,10 +39,12 @@ enum Body {
 pub(crate) struct SegmentFile {
     body: Body,
     pub(crate) meta: SegmentMeta,
-    pub(crate) pin: FilePin,
-    quarantine: OnceLock<Error>,
+    /// Shared with readers of the same file that have no copies.
+    pub(crate) pin: Arc<FilePin>,
+    quarantine: Arc<OnceLock<Error>>,
     /// Held for what is copied of the segment.
     hot: OnceLock<HotCharge>,
+    retry: Retry,
 }
 
 impl SegmentFile {
@@ -60,10 +62,46 @@ impl SegmentFile {
         Self {
             body,
             meta,
-            pin,
-            quarantine: OnceLock::new(),
+            pin: Arc::new(pin),
+            quarantine: Arc::new(OnceLock::new()),
             hot: OnceLock::new(),
+            retry: Retry::default(),
         }
+    }
+
+    /// Another reader of the same file without the copies that this one has, if it has
+    /// any. Damage that either meets takes both out of use, and the file is needed as
+    /// long as one of them is.
+    fn cold(&self) -> Option<Self> {
+        let opened = self.opened().filter(|_| self.is_copied())?;
+        let cold = Opened {
+            segment: opened.segment.cold(),
+            deleted: Arc::clone(&opened.deleted),
+        };
+        Some(Self {
+            body: Body::Open(Box::new(cold)),
+            meta: self.meta,
+            pin: Arc::clone(&self.pin),
+            quarantine: Arc::clone(&self.quarantine),
+            hot: OnceLock::new(),
+            retry: Retry::default(),
+        })
+    }
+
+    /// Whether it holds copies of what searches touch.
+    pub(crate) fn is_copied(&self) -> bool {
+        self.hot.get().is_some()
+    }
+
+    /// Whether a copy that failed before is due again; asked once by each step that
+    /// would make it.
+    pub(crate) fn copy_is_due(&self) -> bool {
+        self.retry.is_due()
+    }
+
+    /// Lets a copy that failed be tried at once.
+    pub(crate) fn forgive_copy(&self) {
+        self.retry.forget();
     }
 
     /// The reader for figures about the segment, sound or not; `None` if nobody has
@@ -157,8 +195,12 @@ impl SegmentFile {
                 self.hot.get_or_init(|| charge);
                 Ok(true)
             }
+            Err(SegmentError::Cancelled) => Ok(false),
             // Without memory, or when the disk fails now, it is read as before.
-            Err(SegmentError::Io(_) | SegmentError::Cancelled) => Ok(false),
+            Err(SegmentError::Io(_)) => {
+                self.retry.failed();
+                Ok(false)
+            }
             Err(error) => Err(self.failed(error)),
         }
     }
@@ -190,6 +232,17 @@ impl LiveSegment {
         Self {
             file: PinArc::clone(&self.file),
             deleted: Some(deleted),
+        }
+    }
+
+    /// The same rows by a reader without copies.
+    pub(crate) fn cold(&self) -> Self {
+        let Some(file) = self.file.cold() else {
+            return self.clone();
+        };
+        Self {
+            file: PinArc::new(file),
+            deleted: self.deleted.clone(),
         }
     }
 

@@ -23,6 +23,11 @@ pub const HEADER_LEN: usize = preamble::PREAMBLE_LEN + 8;
 /// Length of what precedes the bitmap in an entry.
 pub const ENTRY_PREFIX_LEN: usize = 16;
 
+/// What a bitmap keeps for each 65,536 rows that any of its rows is among, beside these.
+const CONTAINER_BYTES: usize = 40;
+/// A bit for each of so many rows.
+const BITSET_BYTES: usize = 8192;
+
 /// The dead rows of one segment, immutable.
 #[derive(Clone, Default, PartialEq)]
 pub struct DeletionVector {
@@ -59,37 +64,42 @@ impl DeletionVector {
     pub fn with(&self, rows: impl IntoIterator<Item = Row>) -> Self {
         let mut next = self.rows.clone();
         next.extend(rows.into_iter().map(|row| row.0));
-        Self { rows: next }
+        Self::of(next)
     }
 
     /// The rows dead in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        Self {
-            rows: &self.rows | &other.rows,
-        }
+        Self::of(&self.rows | &other.rows)
     }
 
     /// The rows that died since `older`.
     #[must_use]
     pub fn since(&self, older: &Self) -> Self {
-        Self {
-            rows: &self.rows - &older.rows,
-        }
+        Self::of(&self.rows - &older.rows)
     }
 
-    /// Estimated heap bytes: the serialised size, which mirrors the containers.
+    /// Keeps a set without the room that it grew into: it grows no more.
+    fn of(rows: RoaringBitmap) -> Self {
+        // A copy of an array has room for what is in it and no more.
+        Self { rows: rows.clone() }
+    }
+
+    /// Heap bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.rows.serialized_size()
+        let parts = self.rows.statistics();
+        // Two bytes a row, but for the parts where a bit a row is less, and runs.
+        let arrays = 2 * parts.n_values_array_containers as usize;
+        let bitsets = BITSET_BYTES * parts.n_bitset_containers as usize;
+        let runs = usize::try_from(parts.n_bytes_run_containers).unwrap_or(usize::MAX);
+        CONTAINER_BYTES * parts.n_containers as usize + arrays + bitsets + runs
     }
 }
 
 impl FromIterator<Row> for DeletionVector {
     fn from_iter<I: IntoIterator<Item = Row>>(rows: I) -> Self {
-        Self {
-            rows: rows.into_iter().map(|row| row.0).collect(),
-        }
+        Self::of(rows.into_iter().map(|row| row.0).collect())
     }
 }
 
@@ -205,7 +215,7 @@ pub fn decode(
             "the deletion vector names a row that the segment lacks",
         ));
     }
-    Ok(DeletionVector { rows: bitmap_rows })
+    Ok(DeletionVector::of(bitmap_rows))
 }
 
 #[cfg(test)]

@@ -272,13 +272,134 @@ fn each_collection_has_its_own() {
         .expect("there")
         .set_residency(Residency::Mapped);
     b.set_residency(Residency::Mapped);
-    // What is there stays until its segment goes.
-    assert_eq!(settle(&db).hot, hot_bytes(400) + hot_bytes(700));
-    segment(&db, &b, 700, 800);
-    db.compact().expect("compacted");
-    assert_eq!(settle(&db).hot, hot_bytes(400));
-    db.drop_collection("a").expect("dropped");
+    // Neither asks for copies any more, and what they took comes back.
+    let memory = settle(&db);
+    assert_eq!((memory.hot, memory.not_hot), (0, 0));
+    assert_eq!((memory.graphs.resident, memory.codes.resident), (0, 0));
+    b.set_residency(Residency::Hot);
+    assert_eq!(settle(&db).hot, hot_bytes(700));
+    drop(b);
+    db.drop_collection("b").expect("dropped");
     assert_eq!(settle(&db).hot, 0);
+}
+
+fn segment_files(dir: &Path) -> usize {
+    let files = std::fs::read_dir(dir).expect("lists");
+    let paths = files.map(|entry| entry.expect("reads").path());
+    paths
+        .filter(|path| path.extension().is_some_and(|e| e == "segment"))
+        .count()
+}
+
+/// Copies that nobody asks for any more are given back, but not under a reader that
+/// found them; answers, damage and the life of files are as if nothing had been.
+#[test]
+fn copies_are_given_back_while_the_database_is_open() {
+    for mode in [MapMode::Mmap, MapMode::Pread] {
+        let dir = tempfile::tempdir().expect("dir");
+        let db = Db::open(dir.path(), options().map_mode(mode)).expect("opens");
+        let c = create(&db, "c", Metric::Cosine);
+        segment(&db, &c, 0, 900);
+        segment(&db, &c, 600, 1_400);
+        delete(&db, &c, &[5, 905]).expect("deleted");
+        db.flush().expect("flushed");
+        let truth = answers(&db);
+        let before = settle(&db);
+        assert_eq!(before.hot, hot_bytes(900) + hot_bytes(800));
+
+        let snapshot = db.snapshot().expect("taken");
+        c.set_residency(Residency::Mapped);
+        let held = settle(&db);
+        assert_eq!(held.hot, before.hot, "the snapshot reads them");
+        assert_eq!((held.graphs.resident, held.codes.resident), (0, 0));
+        assert!(answers(&db) == truth);
+        drop(snapshot);
+        let after = settle(&db);
+        assert_eq!(after.hot, 0);
+        assert!(after.resident() + before.hot <= before.resident());
+        assert_eq!(after.mapped(), before.mapped());
+        assert_eq!(after.deletion_vectors, before.deletion_vectors);
+        assert!(answers(&db) == truth, "{mode:?}");
+
+        // And back, and what an old reader needs stays until it is gone.
+        c.set_residency(Residency::Hot);
+        assert_eq!(settle(&db).hot, before.hot);
+        let snapshot = db.snapshot().expect("taken");
+        c.set_residency(Residency::Mapped);
+        settle(&db);
+        db.compact().expect("compacted");
+        settle(&db);
+        assert_eq!(segment_files(dir.path()), 3, "the snapshot reads two");
+        drop(snapshot);
+        assert_eq!(settle(&db).hot, 0);
+        assert_eq!(segment_files(dir.path()), 1);
+        assert_eq!(answers(&db).len(), truth.len());
+    }
+}
+
+/// A segment is damaged for whoever reads it, with a copy or without.
+#[test]
+fn damage_that_an_old_reader_meets_is_everybodys() {
+    let dir = tempfile::tempdir().expect("dir");
+    let paged = options().map_mode(MapMode::Pread).block_cache_bytes(0);
+    let db = Db::open(dir.path(), paged).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 900);
+    settle(&db);
+    let snapshot = db.snapshot().expect("taken");
+    c.set_residency(Residency::Mapped);
+    settle(&db);
+    flip_in_graph(dir.path());
+    let of_snapshot = || snapshot.search(&c, &[0.5; DIMENSION], &SearchOptions::new(3).l_search(3));
+    assert!(of_snapshot().is_ok(), "walks the copy");
+    let walk = SearchOptions::new(300).l_search(300);
+    let met = c.search(&[0.5; DIMENSION], &walk).map(|found| found.stats);
+    assert!(matches!(met, Err(Error::Corruption { .. })), "{met:?}");
+    let told = of_snapshot().map(|found| found.stats);
+    assert!(matches!(told, Err(Error::Corruption { .. })), "{told:?}");
+    assert_eq!(db.quarantined().len(), 1);
+}
+
+/// A disk that goes on failing is asked ever more seldom, until something changes.
+#[test]
+fn a_copy_that_fails_is_not_tried_all_the_time() {
+    let dir = tempfile::tempdir().expect("dir");
+    let db = Db::open(dir.path(), options()).expect("opens");
+    let c = create(&db, "c", Metric::L2);
+    segment(&db, &c, 0, 900);
+    drop(c);
+    db.close().expect("closed");
+    let (path, graph) = graph_of(dir.path());
+    let storage = FaultStorage::around(std::sync::Arc::new(esker::env::StdEnv::new()));
+    let paged = options().map_mode(MapMode::Pread).env(storage.env());
+    let db = Db::open(dir.path(), paged).expect("opens");
+    let c = db.collection("c").expect("there");
+    let is_of_graph = move |call: &Call| {
+        call.kind == CallKind::Read && call.path == path && graph.contains(&(call.offset as usize))
+    };
+    storage.inject(Fault::when(OsError::Eio, is_of_graph.clone()));
+    let reads = || {
+        storage
+            .log()
+            .iter()
+            .filter(|call| is_of_graph(call))
+            .count()
+    };
+    let before = reads();
+    for _ in 0..200 {
+        while db.run_background_step().expect("works") {}
+    }
+    let tried = reads() - before;
+    assert!((4..=8).contains(&tried), "{tried} reads in 200 steps");
+    // Whoever asks for copies anew does not wait for the next try.
+    c.set_residency(Residency::Hot);
+    while db.run_background_step().expect("works") {}
+    assert_eq!(reads() - before, tried + 1);
+    storage.heal();
+    for _ in 0..4 {
+        settle(&db);
+    }
+    assert_eq!(db.stats().memory.hot, hot_bytes(900));
 }
 
 /// Walks of a copied graph ask the disk for vectors and keys alone.

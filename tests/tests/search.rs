@@ -317,6 +317,33 @@ fn several_segments_lose_nothing_to_one() {
     }
 }
 
+/// Two halves and four quarters find as much as one segment does with the same list:
+/// none of their walks may end because another found something.
+#[test]
+fn large_segments_lose_nothing_to_one() {
+    const ROWS: usize = 12_000;
+    let all = uniform(11, ROWS, 24);
+    let queries = uniform(12, 200, 24);
+    let default = SearchOptions::new(10);
+    let found = |parts: usize| {
+        let dir = tempfile::tempdir().expect("dir");
+        let db = Db::open(dir.path(), still(graphs())).expect("opens");
+        let c = make(&db, 24, Metric::L2);
+        for part in 0..parts {
+            put(&db, &c, numbered(&all).skip(part).step_by(parts)).expect("written");
+            db.flush().expect("flushed");
+        }
+        assert_eq!(db.stats().segments, parts);
+        let walked = search(&c, &queries[0], &default).stats;
+        assert_eq!(walked.exact_fallbacks, 0);
+        recall(&c, &queries, 10, &default)
+    };
+    let [one, two, four] = [1, 2, 4].map(found);
+    println!("{one:.4} in one, {two:.4} in two, {four:.4} in four");
+    assert!(two >= one - 0.005, "{two} in two, {one} in one");
+    assert!(four >= one - 0.005, "{four} in four, {one} in one");
+}
+
 /// The nearest row may be in any of the segments, and a search for one row finds
 /// it with a list that is long enough for one segment.
 #[test]

@@ -7,6 +7,7 @@
 
 mod compare;
 mod dataset;
+mod held;
 mod ingest;
 mod judge;
 mod load;

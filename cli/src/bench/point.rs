@@ -10,7 +10,7 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use esker::{Collection, Hit, SearchOptions};
+use esker::{Collection, Hit, MemoryStats, SearchOptions};
 
 use super::judge::Judge;
 use super::memory;
@@ -32,6 +32,8 @@ pub(super) struct Point {
     pub(super) anon_mb: Option<f64>,
     /// Share of the mapped blocks that were verified since the open.
     pub(super) verified: f64,
+    /// What the database says that it holds.
+    pub(super) held: MemoryStats,
 }
 
 /// How long the queries of a round took, shortest first.
@@ -135,6 +137,7 @@ pub(super) fn measure(
         rss_mb,
         anon_mb: beyond.map(|(now, before)| now - before),
         verified: stats.blocks_verified as f64 / stats.blocks.max(1) as f64,
+        held: stats.memory,
     })
 }
 

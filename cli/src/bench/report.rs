@@ -7,6 +7,7 @@
 use esker::Metric;
 use serde_json::{Value, json};
 
+use super::held;
 use super::load::Load;
 use super::point::Point;
 use super::search::Built;
@@ -61,6 +62,7 @@ pub(super) fn line(args: &Bench, load: &Load, built: &Built, point: &Point) -> V
         "anon_row_bytes": point.anon_mb.map(|mb| per_row(mb * MIB)),
         "heap_row_bytes": per_row(built.db.stats().segment_heap_bytes as f64),
         "disk_mb": round(built.disk_mb, 1),
+        "memory": held::fields(&point.held),
     });
     if let Some(together) = &point.together
         && let Some(fields) = line.as_object_mut()
@@ -100,6 +102,7 @@ pub(super) fn print_head(
          ingest  {} rows/s, {}\n\
          build   {:.2} s until compacted to {} segment{plural}\n\
          memory  {} MiB resident at most meanwhile, mapped files among them\n\
+         holds   {}\n\
          disk    {:.1} MiB\n\n\
          {queries} queries, the nearest {} rows of each",
         load.rows,
@@ -110,6 +113,7 @@ pub(super) fn print_head(
         built.build.as_secs_f64(),
         built.segments,
         or_dash(built.peak_rss_mb),
+        held::line(&built.db.stats().memory),
         built.disk_mb,
         args.k,
     ))?;

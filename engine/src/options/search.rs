@@ -38,8 +38,8 @@ impl SearchOptions {
     }
 
     /// The size L of the search list in a graph: the nearest rows that are kept
-    /// while walking. Smaller segments than the largest get less, by the square
-    /// root of their share, at least a quarter. Larger finds more of the true neighbours and takes
+    /// while walking. Each of several segments gets less, by the square root of its
+    /// share of all rows, at least a quarter. Larger finds more of the true neighbours and takes
     /// longer; below `k` it is taken as `k`. Default: [`DEFAULT_L_SEARCH`], or twice
     /// `k` if that is more; then a segment is also scanned where that is cheaper
     /// than its graph.

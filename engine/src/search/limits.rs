@@ -49,6 +49,15 @@ impl<'a> Limits<'a> {
         self.reached
     }
 
+    /// Whether the clock allows no more, whatever else ended something.
+    pub(super) fn is_late(&mut self) -> bool {
+        let late = self
+            .deadline
+            .is_some_and(|deadline| self.clock.now() >= deadline);
+        self.reached |= late;
+        late
+    }
+
     /// Whether the running walk, which has visited this many nodes, may go on.
     #[inline]
     pub(super) fn allow(&mut self, visited: u64) -> bool {

@@ -2,8 +2,8 @@
 //!
 //! Owns how memtables and segments are searched for one answer. Memtables are
 //! scanned; segments follow, largest first, each by its graph, with the k-th
-//! distance found so far as bound. Invariants: distances are exact and only live
-//! rows answer: liveness is tested before the result is cut to k; unless a limit
+//! distance found so far as bound of what is taken from it. Invariants: distances are
+//! exact and only live rows answer: liveness is tested before the result is cut to k; unless a limit
 //! of the caller's ends the search, min(k, live rows) rows answer, because a
 //! walk that meets too many dead rows is widened and then replaced by a scan. A
 //! search that may leave damaged segments out begins again at each damage that it
@@ -38,10 +38,6 @@ pub(crate) use scratch::ScratchPool;
 const SCAN_ROWS_PER_L: u64 = 32;
 /// Least share of L that a segment is searched with, however small.
 const LEAST_SHARE: f64 = 0.25;
-/// Part of L to which a walk must have ended before it is given up because the
-/// next row is beyond the k-th nearest so far, and the least L that this is.
-const GIVE_UP_SHARE: usize = 4;
-const GIVE_UP_LEAST: usize = 16;
 /// Keys that are asked for ahead of their use; what a cache surely holds.
 const KEYS_AHEAD: usize = 64;
 /// Times that a walk is widened before the segment is scanned.
@@ -172,12 +168,12 @@ impl<'a> Search<'a, '_> {
         // Largest first: its k-th distance bounds what the others may add.
         let mut segments = self.readable()?;
         segments.sort_by_key(|s| (Reverse(s.live_rows()), s.id()));
-        let largest = segments.first().map_or(0, Readable::live_rows);
+        let all = segments.iter().map(Readable::live_rows).sum();
         for segment in segments.into_iter().filter(|s| s.live_rows() > 0) {
             if self.limits.time_is_up() {
                 break;
             }
-            match self.search_segment(segment, largest, scratch) {
+            match self.search_segment(segment, all, scratch) {
                 Err(error) if self.may_skip(&error) && planted("search.skip_restarts") => continue,
                 searched => searched?,
             }
@@ -229,12 +225,12 @@ impl<'a> Search<'a, '_> {
     fn search_segment(
         &mut self,
         segment: Readable<'a>,
-        largest: u64,
+        all: u64,
         scratch: &mut Scratch,
     ) -> Result<()> {
         let file = segment.segment;
         scratch.found.clear();
-        if !self.walk_segment(segment, largest, scratch)? {
+        if !self.walk_segment(segment, all, scratch)? {
             let unwanted = file.has_graph() && !self.options.exact;
             self.stats.exact_fallbacks += usize::from(unwanted);
             self.scan_segment(segment, scratch)?;
@@ -268,10 +264,11 @@ impl<'a> Search<'a, '_> {
 
     /// Walks the segment's graph, wider while dead rows are in the way, and puts
     /// the nearest live rows into `found`. False if the segment is to be scanned.
+    /// `all` are the live rows of all segments.
     fn walk_segment(
         &mut self,
         segment: Readable<'_>,
-        largest: u64,
+        all: u64,
         scratch: &mut Scratch,
     ) -> Result<bool> {
         let file = segment.segment;
@@ -286,18 +283,18 @@ impl<'a> Search<'a, '_> {
             return Ok(false);
         }
         let live_rows = segment.live_rows();
-        let share = (live_rows as f64 / largest.max(1) as f64).sqrt();
+        // So that all segments together find what one of all rows would with L.
+        let share = (live_rows as f64 / all.max(1) as f64).sqrt();
         let l = (asked as f64 * share.max(LEAST_SHARE)) as u64;
         let l = l.max(reranked.min(asked));
         // Dead rows take places in the list: so many more are needed.
         let mut l_run = (l as f64 * rows as f64 / live_rows as f64).min(l as f64 * 4.0) as u64;
         for _ in 0..=WIDENINGS {
-            let given_up = self.walk_once(segment, l_run, scratch)?;
+            self.walk_once(segment, l_run, scratch)?;
             let drained = self.drain(segment, scratch)?;
             // Dead rows may use up half of what L exceeds those by that are wanted.
             let spare = l_run.saturating_sub(reranked).max(l_run / 4);
-            if given_up
-                || self.limits.reached()
+            if self.limits.reached()
                 || drained.all_met
                 || (drained.enough && drained.dead * 2 <= spare)
             {
@@ -311,30 +308,18 @@ impl<'a> Search<'a, '_> {
         Ok(false)
     }
 
-    /// Walks with a list of `l` rows. Whether the walk was given up, because a
-    /// narrower one would have ended and the next row cannot be an answer: the
-    /// k-th nearest so far is nearer. More of L would not change that.
-    fn walk_once(&mut self, segment: Readable<'_>, l: u64, scratch: &mut Scratch) -> Result<bool> {
-        let file = segment.segment;
+    /// Walks with a list of `l` rows.
+    fn walk_once(&mut self, segment: Readable<'_>, l: u64, scratch: &mut Scratch) -> Result<()> {
         let l = usize::try_from(l).unwrap_or(usize::MAX);
-        // On the way towards the query every row is beyond the bound: so many of
-        // the nearest must have been expanded before it counts.
-        let narrow = (l / GIVE_UP_SHARE).max(GIVE_UP_LEAST).max(self.options.k);
-        let narrow = narrow.max(file.rerank_rows(self.options.k));
-        // An estimate may be too far out; that of few bits by too much to be believed.
-        let bound = self.top.bound().zip(file.estimate_error());
-        let bound = bound.map(|(bound, error)| bound + bound.abs() * error);
-        let limits = &mut self.limits;
-        let mut given_up = false;
-        let walk = file.walk(self.query, l, &mut scratch.search, |next, walk| {
-            given_up = next.settled >= narrow && bound.is_some_and(|bound| next.distance > bound);
-            Ok::<_, SegmentError>(!given_up && limits.allow(walk.visited))
+        let (file, limits) = (segment.segment, &mut self.limits);
+        let walk = file.walk(self.query, l, &mut scratch.search, |_, walk| {
+            Ok::<_, SegmentError>(limits.allow(walk.visited))
         });
         let walk = walk.map_err(|error| segment.failed(error))?;
         self.limits.used(walk.visited);
         self.stats.visited += walk.visited;
         self.stats.distances += walk.distances;
-        Ok(given_up)
+        Ok(())
     }
 
     /// Takes the live rows among the candidates, nearest first, until no further
@@ -369,7 +354,9 @@ impl<'a> Search<'a, '_> {
         }
         drained.enough |= found.len() >= self.options.k;
         if estimated {
-            let exact = file.rerank(self.query, found);
+            // Without the k nearest there is no answer; the rest may come too late.
+            let (least, limits) = (self.options.k, &mut self.limits);
+            let exact = file.rerank(self.query, found, least, || !limits.is_late());
             exact.map_err(|error| segment.failed(error))?;
             self.stats.reranked += found.len() as u64;
         }

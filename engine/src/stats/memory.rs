@@ -4,6 +4,8 @@
 //! allocated, not what rows should take. What is not here: handles, the manifest's
 //! state, thread stacks, the results that callers hold. Must not know: who asks.
 
+use std::sync::Arc;
+
 use esker_segment::SectionMemory;
 use esker_segment::layout::SectionTag;
 
@@ -156,11 +158,15 @@ impl MemoryStats {
 
     /// A file that nobody has opened is not opened for it.
     fn add_segment(&mut self, segment: &LiveSegment, residency: Option<Residency>) {
-        let dead = segment.known_deletions();
-        self.deletion_vectors += dead.map_or(0, |deleted| deleted.heap_bytes()) as u64;
+        let now = segment.known_deletions();
+        self.deletion_vectors += now.map_or(0, |deleted| deleted.heap_bytes()) as u64;
         let Some(opened) = segment.file.opened() else {
             return;
         };
+        // Those at the open stay beside newer ones.
+        if now.is_some_and(|now| !Arc::ptr_eq(now, &opened.deleted)) {
+            self.deletion_vectors += opened.deleted.heap_bytes() as u64;
+        }
         for (tag, memory) in opened.segment.memory() {
             let section = self.section(tag);
             section.mapped += memory.mapped;

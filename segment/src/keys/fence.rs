@@ -26,7 +26,7 @@ pub(crate) const FENCE_PREFIX_LEN: usize = 8;
 pub(crate) const FENCE_ENTRY_LEN: usize = 16;
 
 /// The fences of an open segment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fences {
     entries: Resident,
     keys: Resident,

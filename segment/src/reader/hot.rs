@@ -63,6 +63,26 @@ impl<S: SectionSource> Segment<S> {
         Ok(())
     }
 
+    /// Another reader of the same file, without hot copies: those of this one go when it
+    /// does. What was verified counts for both.
+    #[must_use]
+    pub fn cold(&self) -> Self
+    where
+        S: Clone,
+    {
+        Self {
+            source: self.source.clone(),
+            expected: self.expected,
+            footer_offset: self.footer_offset,
+            body_hash: self.body_hash,
+            sections: self.sections.clone(),
+            fences: self.fences.clone(),
+            stats: self.stats,
+            codec: self.codec.clone(),
+            filter_blocks: self.filter_blocks,
+        }
+    }
+
     fn copy(
         &self,
         section: &Section,

@@ -20,7 +20,7 @@ use crate::source::{Resident, Section, SectionSource};
 use crate::stats::Stats;
 
 /// The sections that this release reads, and the entries of those that it skips.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sections {
     pub(super) vectors: Section,
     pub(super) norms: Option<Section>,

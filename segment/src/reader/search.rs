@@ -6,7 +6,7 @@
 //! and whoever answers with its candidates asks for the exact ones
 //! ([`Segment::rerank`]). Must not know: which rows are live, when to widen.
 
-use crate::codes::{CodeKind, CodeQuery};
+use crate::codes::CodeQuery;
 use crate::distance::Query;
 use crate::error::SegmentError;
 use crate::graph::{NextRow, Walk, WalkScratch, walk};
@@ -19,6 +19,8 @@ use crate::source::{Section, SectionSource};
 
 /// Rows that are asked for ahead of their exact distance.
 const RERANK_AHEAD: usize = 8;
+/// Rows that get their exact distance between two questions whether to go on.
+const RERANK_PIECE: usize = 16;
 
 /// Memory of searches, used again and again: after some searches of one kind
 /// the next allocates nothing beside a query's code.
@@ -57,17 +59,6 @@ impl<S: SectionSource> Segment<S> {
         self.codec
             .as_ref()
             .map_or(k, |codec| codec.kind.rerank_rows(k))
-    }
-
-    /// Most that a walk's distances are off, as a share of themselves; `None` if nothing
-    /// can be said. Zero where they are exact.
-    #[must_use]
-    pub fn estimate_error(&self) -> Option<f32> {
-        match self.codec.as_ref().map(|codec| codec.kind) {
-            None => Some(0.0),
-            Some(CodeKind::Sq8) => Some(0.05),
-            Some(CodeKind::Sq4 | CodeKind::Bit1) => None,
-        }
     }
 
     /// Whether a walk's distances are estimates.
@@ -135,12 +126,19 @@ impl<S: SectionSource> Segment<S> {
     }
 
     /// Replaces estimated distances by exact ones and sorts by them, equal ones by
-    /// row.
+    /// row. The first `least` get theirs in any case; then `proceed` is asked every few
+    /// rows, and those that come after its no are left out.
     ///
     /// # Errors
     /// `Invalid` if the query's metric or dimension is not the segment's, or for a
     /// row that the segment lacks; `Corruption`; `Io`.
-    pub fn rerank(&self, query: &Query, candidates: &mut [(f32, Row)]) -> Result<(), SegmentError> {
+    pub fn rerank(
+        &self,
+        query: &Query,
+        candidates: &mut Vec<(f32, Row)>,
+        least: usize,
+        mut proceed: impl FnMut() -> bool,
+    ) -> Result<(), SegmentError> {
         self.check_query(query)?;
         let stride = u64::from(self.expected.dimension) * 4;
         let hint = |row: Row| {
@@ -153,6 +151,11 @@ impl<S: SectionSource> Segment<S> {
             }
         };
         for at in 0..candidates.len() {
+            let late = at.checked_sub(least);
+            if late.is_some_and(|late| late.is_multiple_of(RERANK_PIECE)) && !proceed() {
+                candidates.truncate(at);
+                break;
+            }
             let ahead = if at == 0 {
                 0..RERANK_AHEAD
             } else {

@@ -14,7 +14,7 @@ use crate::source::{Resident, Scratch, Section, SectionSource};
 const MORE_BLOCKS: u32 = 64;
 
 /// The whole file as memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Memory(Bytes);
 
 impl Memory {

@@ -184,7 +184,7 @@ impl Scratch {
 }
 
 /// The source that the engine picks at run time, once per segment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Source {
     /// Mapped or owned memory.
     Memory(Memory),

@@ -106,6 +106,7 @@ impl fmt::Debug for BlockCache {
 }
 
 /// A file on a device.
+#[derive(Clone)]
 pub struct Paged<R> {
     device: R,
     len: u64,

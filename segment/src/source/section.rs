@@ -34,6 +34,25 @@ pub struct Section {
     hot: OnceLock<Pages<u8>>,
 }
 
+/// Another reader of the same section: it knows which blocks were verified, and has no
+/// copy in memory of its own.
+impl Clone for Section {
+    fn clone(&self) -> Self {
+        let words = self.verified.iter();
+        let words: Vec<u64> = words.map(|word| word.load(Ordering::Relaxed)).collect();
+        let known: u32 = words.iter().map(|word| word.count_ones()).sum();
+        Self {
+            entry: self.entry,
+            file_id: self.file_id,
+            block_shift: self.block_shift,
+            hashes: self.hashes.clone(),
+            verified: words.into_iter().map(AtomicU64::new).collect(),
+            unverified: AtomicU32::new(self.entry.block_count.saturating_sub(known)),
+            hot: OnceLock::new(),
+        }
+    }
+}
+
 impl Section {
     /// A section of a decoded footer, none of its blocks verified. `hashes` are
     /// those of the whole file.

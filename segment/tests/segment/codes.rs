@@ -52,7 +52,7 @@ fn found(segment: &Segment, query: &Query, k: usize, l: usize) -> Vec<(f32, Row)
         .unwrap();
     let wanted = segment.rerank_rows(k);
     let mut found: Vec<_> = scratch.candidates().take(wanted).collect();
-    segment.rerank(query, &mut found).unwrap();
+    segment.rerank(query, &mut found, k, || true).unwrap();
     found.truncate(k);
     found
 }

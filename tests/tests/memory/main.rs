@@ -4,6 +4,7 @@
 
 mod allocator;
 mod at_rest;
+mod deletions;
 mod states;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
