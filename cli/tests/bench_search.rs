@@ -78,6 +78,20 @@ fn every_field_of_every_point_is_there_and_possible() {
 }
 
 /// How good answers are is a graph's matter; here it matters whom they are judged by.
+#[test]
+fn rows_can_be_left_in_memtables() {
+    let bench = data();
+    let points = run(&bench, "--k 5 --l 8 --unflushed 150 --db kept");
+    assert_eq!(
+        (&points[0]["n"], &points[0]["unflushed"]),
+        (&ROWS.into(), &150.into())
+    );
+    assert_eq!(points[0]["recall"], 1.0);
+    assert!(points[0]["memory"]["active_memtables"]["vectors"].as_u64() >= Some(150 * 16));
+    let line = format!("bench --data data --unflushed {ROWS}");
+    bench.fails(&line, 2, "leaves none");
+}
+
 fn recall(points: &[Value]) -> f64 {
     points[0]["recall"].as_f64().unwrap()
 }
@@ -253,7 +267,9 @@ fn memory_is_counted_by_the_row() {
         parts += bytes(&section["resident"]);
     }
     for name in ["active_memtables", "frozen_memtables"] {
-        parts += bytes(&held[name]["vectors"]) + bytes(&held[name]["index"]);
+        for part in ["vectors", "codes", "index"] {
+            parts += bytes(&held[name][part]);
+        }
     }
     for name in ["pinned_memtables", "writes", "tables", "deletion_vectors"] {
         parts += bytes(&held[name]);

@@ -92,6 +92,15 @@ pub(crate) struct Bench {
     /// their first touch, as after any restart, and not by the build that wrote them
     #[arg(long)]
     pub(crate) reopen: bool,
+    /// Leave so many of the last rows in memtables, which nothing flushes while queries
+    /// are asked: what searches cost that meet fresh rows
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "ROWS",
+        conflicts_with = "reopen"
+    )]
+    pub(crate) unflushed: u64,
     /// Threads that write the rows
     #[arg(long, default_value_t = 1, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]

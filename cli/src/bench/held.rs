@@ -37,7 +37,7 @@ pub(super) fn fields(memory: &MemoryStats) -> Value {
 }
 
 fn memtables(memory: MemtableMemory) -> Value {
-    json!({ "vectors": memory.vectors, "index": memory.index })
+    json!({ "vectors": memory.vectors, "codes": memory.codes, "index": memory.index })
 }
 
 fn section(memory: SectionMemory) -> Value {

@@ -98,7 +98,7 @@ fn check_one_disk(db: &Path, scratch: &Path) -> Result<(), Failure> {
 
 fn run(load: &Load, db_dir: &Path) -> Result<Ingest, Failure> {
     let (db, collection) = load.create(db_dir)?;
-    let elapsed = load.write(&db, &collection)?;
+    let elapsed = load.write(&db, &collection, 0..load.rows)?;
     let written = Instant::now();
     db.flush()?;
     let flush = written.elapsed();

@@ -7,6 +7,7 @@
 //! Must not know: what is measured besides.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::ScopedJoinHandle;
@@ -96,8 +97,8 @@ impl Load {
     }
 
     /// The database that a load left, opened again.
-    pub(super) fn open(db_dir: &Path) -> Result<(Db, Collection), Failure> {
-        let db = Db::open(db_dir, Options::default().create_if_missing(false))?;
+    pub(super) fn open(db_dir: &Path, options: Options) -> Result<(Db, Collection), Failure> {
+        let db = Db::open(db_dir, options.create_if_missing(false))?;
         let collection = db.collection(COLLECTION)?;
         Ok((db, collection))
     }
@@ -118,22 +119,28 @@ impl Load {
         Ok((db, collection))
     }
 
-    /// Writes all rows with the plan's threads, batches handed out in turn; the
-    /// time from the first write to the last acknowledgement.
-    pub(super) fn write(&self, db: &Db, collection: &Collection) -> Result<Duration, Failure> {
+    /// Writes rows with the plan's threads, batches handed out in turn; the time
+    /// from the first write to the last acknowledgement.
+    pub(super) fn write(
+        &self,
+        db: &Db,
+        collection: &Collection,
+        rows: Range<u64>,
+    ) -> Result<Duration, Failure> {
         let next_batch = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
-        let bar = progress::bar("ingest", self.rows);
+        let bar = progress::bar("ingest", rows.end - rows.start);
         let worker = || {
             let mut file = Vecs::open(&self.base)?;
             while !stop.load(Ordering::Relaxed) {
                 let first = next_batch
                     .fetch_add(1, Ordering::Relaxed)
-                    .saturating_mul(self.batch);
-                if first >= self.rows {
+                    .saturating_mul(self.batch)
+                    .saturating_add(rows.start);
+                if first >= rows.end {
                     break;
                 }
-                let count = self.batch.min(self.rows - first);
+                let count = self.batch.min(rows.end - first);
                 let result = self.write_batch(db, collection, &mut file, first, count);
                 if result.is_err() {
                     stop.store(true, Ordering::Relaxed);

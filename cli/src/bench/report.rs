@@ -22,8 +22,8 @@ fn round(value: f64, digits: i32) -> f64 {
     (value * unit).round() / unit
 }
 
-fn ingest_vps(load: &Load, built: &Built) -> f64 {
-    (load.rows as f64 / built.ingest.as_secs_f64()).round()
+fn ingest_vps(built: &Built) -> f64 {
+    (built.built_rows as f64 / built.ingest.as_secs_f64()).round()
 }
 
 pub(super) fn metric_name(metric: Metric) -> &'static str {
@@ -46,11 +46,12 @@ pub(super) fn line(args: &Bench, load: &Load, built: &Built, point: &Point) -> V
         "k": args.k,
         "durability": args.load.durability.name(),
         "codes": esker::CodeKind::from(args.load.codes).to_string(),
-        "ingest_vps": ingest_vps(load, built),
+        "ingest_vps": ingest_vps(built),
         "build_s": round(built.build.as_secs_f64(), 2),
         "build_peak_rss_mb": built.peak_rss_mb.map(|mb| round(mb, 1)),
         "segments": built.segments,
         "reopened": args.reopen,
+        "unflushed": args.unflushed,
         "blocks_verified": round(point.verified, 4),
         "param": point.l,
         "recall": round(point.recall, 4),
@@ -108,7 +109,7 @@ pub(super) fn print_head(
         load.rows,
         load.dimension,
         metric_name(load.metric),
-        ingest_vps(load, built),
+        ingest_vps(built),
         args.load.durability.name(),
         built.build.as_secs_f64(),
         built.segments,

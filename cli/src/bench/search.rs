@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use esker::{Collection, Db};
+use esker::{Background, Collection, Db, Options};
 
 use super::compare::Comparison;
 use super::judge::Judge;
@@ -27,6 +27,8 @@ pub(super) struct Built {
     pub(super) db: Db,
     pub(super) collection: Collection,
     pub(super) rows: u64,
+    /// Those of them that were built.
+    pub(super) built_rows: u64,
     /// From the first write to the last acknowledgement.
     pub(super) ingest: Duration,
     /// From the first write until all rows are in one segment on the disk.
@@ -51,6 +53,12 @@ pub(crate) fn search(args: &Bench) -> Result<(), Failure> {
             load.base.display()
         )));
     }
+    if args.unflushed >= load.rows {
+        return Err(Failure::Usage(format!(
+            "--unflushed {} leaves none of {} rows for a segment",
+            args.unflushed, load.rows
+        )));
+    }
     let growing = Sweep::Growing {
         first: args.k,
         most: load.rows,
@@ -66,11 +74,19 @@ pub(crate) fn search(args: &Bench) -> Result<(), Failure> {
             (Some(scratch), dir)
         }
     };
-    let mut built = build(&load, &db_dir)?;
+    let mut built = build(&load, load.rows - args.unflushed, &db_dir)?;
     if args.reopen {
         built.db.close()?;
-        (built.db, built.collection) = Load::open(&db_dir)?;
+        (built.db, built.collection) = Load::open(&db_dir, Options::default())?;
     }
+    if args.unflushed > 0 {
+        built.db.close()?;
+        let idle = Options::default().background(Background::Manual);
+        (built.db, built.collection) = Load::open(&db_dir, idle)?;
+        let fresh = load.rows - args.unflushed..load.rows;
+        load.write(&built.db, &built.collection, fresh)?;
+    }
+    load.check_count(&built.collection)?;
     if !args.json {
         report::print_head(args, &load, &built, judge.queries().len())?;
     }
@@ -90,18 +106,17 @@ pub(crate) fn search(args: &Bench) -> Result<(), Failure> {
     comparison.show(args)
 }
 
-/// Loads, flushes and compacts; the database stays open.
-fn build(load: &Load, db_dir: &Path) -> Result<Built, Failure> {
+/// Loads the first `rows`, flushes and compacts; the database stays open.
+fn build(load: &Load, rows: u64, db_dir: &Path) -> Result<Built, Failure> {
     let anon_before = memory::anon_mb();
     let peak_begins = memory::forget_peak();
     let (db, collection) = load.create(db_dir)?;
     let started = Instant::now();
-    let ingest = load.write(&db, &collection)?;
+    let ingest = load.write(&db, &collection, 0..rows)?;
     db.flush()?;
     db.compact()?;
     let build = started.elapsed();
     let peak_rss_mb = memory::peak_rss_mb().filter(|_| peak_begins);
-    load.check_count(&collection)?;
     let disk = bytes_in(db_dir).map_err(|error| Failure::file("reading", db_dir, &error))?;
     Ok(Built {
         ingest,
@@ -111,6 +126,7 @@ fn build(load: &Load, db_dir: &Path) -> Result<Built, Failure> {
         anon_before,
         peak_rss_mb,
         rows: load.rows,
+        built_rows: rows,
         db,
         collection,
     })
