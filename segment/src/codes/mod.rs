@@ -59,10 +59,17 @@ impl CodeKind {
             .find(|kind| kind.tag() == tag)
     }
 
-    /// Bytes of one row's code with its two numbers.
+    /// Bytes of one row's code with its two numbers: whole cache lines where that
+    /// takes at most a fifth more, since a row then touches one line fewer.
     #[must_use]
     pub fn stride(self, dimension: u32) -> usize {
-        self.packing().bytes(dimension as usize).next_multiple_of(4) + FACTORS
+        let least = self.packing().bytes(dimension as usize).next_multiple_of(4) + FACTORS;
+        let lines = least.next_multiple_of(LINE);
+        if lines - least <= least / 5 {
+            lines
+        } else {
+            least
+        }
     }
 
     /// Candidates, nearest first by their codes, among which the `k` nearest are,
@@ -119,6 +126,9 @@ impl fmt::Display for CodeKind {
         })
     }
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Bytes behind each code: its scale and its bias, `f32` each.
 const FACTORS: usize = 8;

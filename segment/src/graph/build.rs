@@ -295,10 +295,10 @@ impl Space for FromRow<'_> {
     type Error = Infallible;
 
     #[inline]
-    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), Infallible> {
+    fn each_distance(&self, rows: &[u32], emit: impl FnMut(f32)) -> Result<(), Infallible> {
         let bytes = size_of_val(self.vectors.row(0));
         let between = |row| Ok(self.vectors.between(self.row, row));
-        one_by_one(rows, bytes, out, |row| self.vectors.prefetch(row), between)
+        one_by_one(rows, bytes, |row| self.vectors.prefetch(row), between, emit)
     }
 
     #[inline]

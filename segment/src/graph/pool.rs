@@ -13,8 +13,6 @@ pub(crate) struct Pool {
     /// Distance, row and whether it is expanded, as one number that orders by
     /// distance, then row.
     entries: Vec<u64>,
-    /// Entries that wait to be merged.
-    offers: Vec<u64>,
     /// Offers from this on are not among the nearest.
     bound: u64,
     capacity: usize,
@@ -31,54 +29,22 @@ impl Pool {
         self.entries.clear();
         self.capacity = capacity.max(1);
         self.cursor = 0;
-        self.offers.clear();
         self.bound = u64::MAX;
     }
 
     /// Offers a row that was never offered since the reset, at most [`MAX_ROW`].
-    /// It counts from the next [`Pool::merge`] on.
     #[inline]
     pub(crate) fn offer(&mut self, distance: f32, row: u32) {
         let entry = entry_of(distance, row);
-        if entry < self.bound {
-            self.offers.push(entry);
-        }
-    }
-
-    /// Takes the offers in: all those of one expansion at once, so that entries
-    /// move once and not once for each offer.
-    #[inline]
-    pub(crate) fn merge(&mut self) {
-        if self.offers.is_empty() {
+        if entry >= self.bound {
             return;
         }
-        sort_few(&mut self.offers);
-        let (mut old, mut new) = (self.entries.len(), self.offers.len());
-        let all = old + new;
-        self.entries.resize(all, 0);
-        // From the back, until every offer has its place.
-        for at in (0..all).rev() {
-            let Some(offer) = new.checked_sub(1).and_then(|n| self.offers.get(n)) else {
-                break;
-            };
-            let entry = old.checked_sub(1).and_then(|n| self.entries.get(n));
-            let next = match entry {
-                Some(entry) if entry > offer => {
-                    old -= 1;
-                    *entry
-                }
-                _ => {
-                    new -= 1;
-                    *offer
-                }
-            };
-            if let Some(place) = self.entries.get_mut(at) {
-                *place = next;
-            }
+        let at = self.entries.partition_point(|other| *other < entry);
+        if self.entries.len() == self.capacity {
+            self.entries.pop();
         }
-        self.cursor = self.cursor.min(old);
-        self.entries.truncate(self.capacity);
-        self.offers.clear();
+        self.entries.insert(at, entry);
+        self.cursor = self.cursor.min(at);
         if self.entries.len() == self.capacity {
             self.bound = self.entries.last().copied().unwrap_or(u64::MAX);
         }
@@ -116,7 +82,7 @@ impl Pool {
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
-        (self.entries.capacity() + self.offers.capacity()) * size_of::<u64>()
+        self.entries.capacity() * size_of::<u64>()
     }
 }
 
@@ -143,21 +109,6 @@ fn parts_of(entry: u64) -> (f32, u32) {
     (f32::from_bits(bits), entry as u32 >> 1)
 }
 
-/// Insertion sort: offers are few and nearly any other sort is slower.
-#[inline]
-fn sort_few(entries: &mut [u64]) {
-    for end in 2..=entries.len() {
-        let mut at = end;
-        while let Some([before, last]) =
-            at.checked_sub(2).and_then(|from| entries.get_mut(from..at))
-            && before > last
-        {
-            std::mem::swap(before, last);
-            at -= 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{MAX_ROW, Pool, entry_of, parts_of};
@@ -181,7 +132,6 @@ mod tests {
                 if !(row as usize).is_multiple_of(batch) {
                     continue;
                 }
-                pool.merge();
                 all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
                 all.truncate(capacity);
                 prop_assert_eq!(pool.iter().collect::<Vec<_>>(), all.clone());

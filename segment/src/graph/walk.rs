@@ -19,9 +19,9 @@ const BYTES_AHEAD: usize = 6 << 10;
 pub(crate) trait Space {
     type Error;
 
-    /// Appends the distance of each row from the query; smaller is nearer. Asks the
-    /// processor for rows ahead of their use.
-    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), Self::Error>;
+    /// Hands the distance of each row from the query to `emit`, in order; smaller is
+    /// nearer. Asks the processor for rows ahead of their use.
+    fn each_distance(&self, rows: &[u32], emit: impl FnMut(f32)) -> Result<(), Self::Error>;
 
     /// Puts a row's out-neighbours into `out`, which is empty.
     fn neighbors(&self, row: u32, out: &mut Vec<u32>) -> Result<(), Self::Error>;
@@ -35,9 +35,9 @@ pub(crate) trait Space {
 pub(crate) fn one_by_one<E>(
     rows: &[u32],
     row_bytes: usize,
-    out: &mut Vec<f32>,
     prefetch: impl Fn(u32),
     distance: impl Fn(u32) -> Result<f32, E>,
+    mut emit: impl FnMut(f32),
 ) -> Result<(), E> {
     let ahead = rows_ahead(row_bytes);
     let mut coming = rows.iter();
@@ -46,7 +46,7 @@ pub(crate) fn one_by_one<E>(
         if let Some(next) = coming.next() {
             prefetch(*next);
         }
-        out.push(distance(*row)?);
+        emit(distance(*row)?);
     }
     Ok(())
 }
@@ -117,10 +117,7 @@ pub(crate) fn walk<S: Space>(
     pool.reset(l);
     visited.clear();
     visited.insert(start);
-    distances.clear();
-    space.distances(&[start], distances)?;
-    pool.offer(distances.first().copied().unwrap_or(f32::MAX), start);
-    pool.merge();
+    space.each_distance(&[start], |distance| pool.offer(distance, start))?;
     let mut walked = Walk {
         visited: 0,
         distances: 1,
@@ -146,20 +143,22 @@ pub(crate) fn walk<S: Space>(
             space.prefetch_neighbors(row);
         }
         distances.clear();
-        space.distances(neighbors, distances)?;
-        let expected = pool.peek().map_or(f32::MAX, |(distance, _)| distance);
-        let mut nearest = (expected, None);
+        distances.reserve(neighbors.len());
+        let mut nearest = pool.peek().map_or(f32::MAX, |(distance, _)| distance);
+        space.each_distance(neighbors, |distance| {
+            // It may be the next after all: its edges come while others are measured.
+            if distance < nearest {
+                nearest = distance;
+                if let Some(row) = neighbors.get(distances.len()) {
+                    space.prefetch_neighbors(*row);
+                }
+            }
+            distances.push(distance);
+        })?;
+        // Not from within: the loop over codes is twice as fast without it.
         for (row, distance) in neighbors.iter().zip(distances.iter()) {
             pool.offer(*distance, *row);
-            if *distance < nearest.0 {
-                nearest = (*distance, Some(*row));
-            }
         }
-        // It is the next after all, and its edges come while the rest is sorted.
-        if let Some(row) = nearest.1 {
-            space.prefetch_neighbors(row);
-        }
-        pool.merge();
         walked.distances += neighbors.len() as u64;
     }
     Ok(walked)

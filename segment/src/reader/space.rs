@@ -19,8 +19,8 @@ use crate::wire::u32_at;
 
 /// Rows that have distances.
 pub(super) trait Distances {
-    /// Appends the distance of each row.
-    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), SegmentError>;
+    /// Hands the distance of each row to `emit`, in order.
+    fn each(&self, rows: &[u32], emit: impl FnMut(f32)) -> Result<(), SegmentError>;
 }
 
 /// Rows that have neighbours.
@@ -50,8 +50,8 @@ impl<R: Distances, L: Edges, E: From<SegmentError>> Space for Graph<R, L, E> {
     type Error = E;
 
     #[inline]
-    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), E> {
-        Ok(self.rows.distances(rows, out)?)
+    fn each_distance(&self, rows: &[u32], emit: impl FnMut(f32)) -> Result<(), E> {
+        Ok(self.rows.each(rows, emit)?)
     }
 
     #[inline]
@@ -108,9 +108,8 @@ impl<'a> CodesInPlace<'a> {
 
 impl Distances for CodesInPlace<'_> {
     #[inline]
-    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), SegmentError> {
+    fn each(&self, rows: &[u32], emit: impl FnMut(f32)) -> Result<(), SegmentError> {
         let ahead = rows_ahead(self.table.stride);
-        let emit = |distance| out.push(distance);
         let missing = self
             .query
             .each(self.table, rows.iter().copied(), ahead, emit);
@@ -143,7 +142,7 @@ impl<'a, S: SectionSource> CodesThrough<'a, S> {
 }
 
 impl<S: SectionSource> Distances for CodesThrough<'_, S> {
-    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), SegmentError> {
+    fn each(&self, rows: &[u32], emit: impl FnMut(f32)) -> Result<(), SegmentError> {
         let stride = self.query.stride();
         let range = |row: u32| {
             let start = u64::from(row) * stride as u64;
@@ -158,7 +157,7 @@ impl<S: SectionSource> Distances for CodesThrough<'_, S> {
             Ok(self.query.distance(&code))
         };
         let hint = |row| source.hint(self.codes, range(row));
-        one_by_one(rows, stride, out, hint, distance)
+        one_by_one(rows, stride, hint, distance, emit)
     }
 }
 
@@ -198,13 +197,13 @@ impl<'a> VectorsInPlace<'a> {
 
 impl Distances for VectorsInPlace<'_> {
     #[inline]
-    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), SegmentError> {
+    fn each(&self, rows: &[u32], emit: impl FnMut(f32)) -> Result<(), SegmentError> {
         let hint = |row| {
             prefetch(bytemuck::must_cast_slice(
                 self.vector(row).unwrap_or_default(),
             ))
         };
-        one_by_one(rows, self.dimension * 4, out, hint, |row| {
+        let distance = |row| {
             let Some(vector) = self.vector(row) else {
                 return Err(bad_edge(self.edges, row));
             };
@@ -213,7 +212,8 @@ impl Distances for VectorsInPlace<'_> {
                 None => 1.0,
             };
             Ok(self.query.distance(vector, norm))
-        })
+        };
+        one_by_one(rows, self.dimension * 4, hint, distance, emit)
     }
 }
 
@@ -235,7 +235,7 @@ impl<'a, S: SectionSource> VectorsThrough<'a, S> {
 }
 
 impl<S: SectionSource> Distances for VectorsThrough<'_, S> {
-    fn distances(&self, rows: &[u32], out: &mut Vec<f32>) -> Result<(), SegmentError> {
+    fn each(&self, rows: &[u32], emit: impl FnMut(f32)) -> Result<(), SegmentError> {
         let segment = self.segment;
         let stride = segment.expected.dimension as usize * 4;
         let hint = |row: u32| {
@@ -243,13 +243,14 @@ impl<S: SectionSource> Distances for VectorsThrough<'_, S> {
             let range = start..start + stride as u64;
             segment.source.hint(&segment.sections.vectors, range);
         };
-        one_by_one(rows, stride, out, hint, |row| {
+        let distance = |row| {
             if row >= segment.rows() {
                 return Err(bad_edge(self.edges, row));
             }
             let norm = segment.inverse_norm(Row(row))?;
             Ok(self.query.distance(&segment.vector(Row(row))?, norm))
-        })
+        };
+        one_by_one(rows, stride, hint, distance, emit)
     }
 }
 

@@ -92,7 +92,7 @@ fn during_a_build(db: &Db, before: i64) {
     let done = AtomicBool::new(false);
     let looks = std::thread::scope(|scope| {
         let looker = scope.spawn(|| {
-            let (mut looks, mut most) = (0, 0);
+            let (mut looks, mut most, mut in_a_row) = (0, 0, 0);
             while !done.load(Ordering::Relaxed) {
                 let first = held() - before;
                 let memory = db.stats().memory;
@@ -104,8 +104,12 @@ fn during_a_build(db: &Db, before: i64) {
                 if memory.builds > 4 << 20 {
                     looks += 1;
                     most = most.max(memory.builds);
+                    let agrees = said >= low * 9 / 10 - TASKS && said <= high * 11 / 10 + TASKS;
+                    // Nor is what a thread allocated that was put off before it said so:
+                    // on a busy machine that takes some looks, a mistake as many as there are.
+                    in_a_row = if agrees { 0 } else { in_a_row + 1 };
                     assert!(
-                        said >= low * 9 / 10 - TASKS && said <= high * 11 / 10 + TASKS,
+                        in_a_row < 10,
                         "{low} to {high} bytes were held, the figures say {said}: {memory:#?}"
                     );
                 }
