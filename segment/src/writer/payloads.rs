@@ -48,11 +48,12 @@ pub(super) fn write_payloads<W: Write>(
         write_offsets(rows.all().map(entry), body)?;
         body.begin(SectionTag::Payloads)?;
         for row in rows.all() {
-            let len = rows.source.payload_len(row)?;
-            if let Some(payload) = rows.source.payload(row)? {
-                check_len(row, payload.len(), len)?;
-                body.write(&payload)?;
-            }
+            let Some(len) = rows.source.payload_len(row)? else {
+                continue;
+            };
+            let payload = rows.source.payload(row)?.unwrap_or_default();
+            check_len(row, payload.len(), len)?;
+            body.write(&payload)?;
         }
         return end(stats, body);
     }
@@ -119,11 +120,13 @@ fn gather(
         if !places.contains(&place) {
             continue;
         }
-        let Some(payload) = rows.source.payload(row)? else {
-            continue;
-        };
         let at = start_of(ends, place) - start..start_of(ends, place + 1) - start;
-        check_len(row, payload.len(), Some(at.end - at.start))?;
+        // None, or an empty one.
+        if at.is_empty() {
+            continue;
+        }
+        let payload = rows.source.payload(row)?.unwrap_or_default();
+        check_len(row, payload.len(), at.end - at.start)?;
         if is_one {
             return Ok(payload.into_owned());
         }
@@ -134,8 +137,8 @@ fn gather(
     Ok(gathered)
 }
 
-fn check_len(row: Row, len: usize, expected: Option<u64>) -> Result<(), SegmentError> {
-    if expected == Some(len as u64) {
+fn check_len(row: Row, len: usize, expected: u64) -> Result<(), SegmentError> {
+    if len as u64 == expected {
         return Ok(());
     }
     Err(SegmentError::invalid(format!(
