@@ -23,6 +23,16 @@ fn write_by(
     builder: GraphBuilder,
     codes: Option<CodeKind>,
 ) -> (Vec<u8>, Expected) {
+    try_to_write(rows, metric, dimension, builder, codes).unwrap()
+}
+
+fn try_to_write(
+    rows: &impl RowSource,
+    metric: Metric,
+    dimension: usize,
+    builder: GraphBuilder,
+    codes: Option<CodeKind>,
+) -> Result<(Vec<u8>, Expected), SegmentError> {
     let params = SegmentParams {
         codes,
         ..params(metric, dimension)
@@ -38,8 +48,8 @@ fn write_by(
         executor: &Inline,
     };
     let mut file = Vec::new();
-    let summary = write_segment(rows, &params, Some(&build), &mut file).unwrap();
-    (file, Expected::new(&params, &summary))
+    let summary = write_segment(rows, &params, Some(&build), &mut file)?;
+    Ok((file, Expected::new(&params, &summary)))
 }
 
 /// Rows about a few places, many of them in one place, with keys in any order.
@@ -197,6 +207,20 @@ struct Asked {
     vectors: Mutex<Vec<u32>>,
     payloads: Mutex<Vec<u32>>,
     seqnos: Mutex<Vec<u32>>,
+    /// What lengths of payloads are too long by.
+    lie: u64,
+}
+
+impl Asked {
+    fn new(lie: u64) -> Self {
+        Self {
+            rows: in_heaps(1500, 8, false, 9),
+            vectors: Mutex::default(),
+            payloads: Mutex::default(),
+            seqnos: Mutex::default(),
+            lie,
+        }
+    }
 }
 
 impl RowSource for Asked {
@@ -225,7 +249,8 @@ impl RowSource for Asked {
         self.rows.payload(row)
     }
     fn payload_len(&self, row: Row) -> Result<Option<u64>, SegmentError> {
-        Ok(self.rows.payload(row)?.map(|payload| payload.len() as u64))
+        let len = |payload: Cow<'_, [u8]>| payload.len() as u64 + self.lie;
+        Ok(self.rows.payload(row)?.map(len))
     }
 }
 
@@ -241,12 +266,7 @@ fn sweeps(asked: &Mutex<Vec<u32>>) -> usize {
 
 #[test]
 fn the_source_is_read_in_its_own_order() {
-    let rows = Asked {
-        rows: in_heaps(1500, 8, false, 9),
-        vectors: Mutex::default(),
-        payloads: Mutex::default(),
-        seqnos: Mutex::default(),
-    };
+    let rows = Asked::new(0);
     let codes = Some(CodeKind::Sq8);
     write_by(&rows, Metric::Cosine, 4, GraphBuilder::Leaves, codes);
     // For the graph, and for the file.
@@ -260,4 +280,13 @@ fn the_source_is_read_in_its_own_order() {
         asked.len(),
         long.filter(|payload| !payload.is_empty()).count()
     );
+}
+
+#[test]
+fn payloads_of_other_lengths_than_was_said_are_refused() {
+    for lie in [1, 1 << 21, 1 << 62] {
+        let rows = Asked::new(lie);
+        let error = try_to_write(&rows, Metric::L2, 4, GraphBuilder::Leaves, None).unwrap_err();
+        assert!(matches!(error, SegmentError::Invalid(_)), "{error:?}");
+    }
 }
