@@ -1,7 +1,7 @@
 //! The rows of a graph in another order.
 //!
 //! A walk goes from a row to rows near it. Where these lie close together, what it
-//! reads is more often in a cache already (docs/decisions/0013). Owns where each row
+//! reads is more often in a cache already (docs/decisions/0014). Owns where each row
 //! goes. Invariant: a permutation. Must not know: how the order is found, files.
 
 use crate::error::SegmentError;
