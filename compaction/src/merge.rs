@@ -1,6 +1,8 @@
 //! The live rows of several segments as the rows of one.
 //!
-//! Owns the k-way merge by key. Invariants: rows, keys, SeqNos and payloads are
+//! Owns the k-way merge by key. Rows are those of the first input, then those of the
+//! next, as they lie in their files, so that what is read row by row is read in one
+//! sweep; their keys are merged. Invariants: rows, keys, SeqNos and payloads are
 //! copied, never recomputed; every byte read is verified by the reader; two live
 //! rows of one key mean that something is broken, and end the merge. Memory is
 //! eight bytes a live row; everything else is streamed.
@@ -15,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use esker_segment::memory::{Held, Meter};
 use esker_segment::mutants::planted;
 use esker_segment::{
-    DeletionVector, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo,
+    DeletionVector, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo, VisitKey,
 };
 
 /// A segment to merge, with the rows of it that are superseded.
@@ -26,11 +28,15 @@ pub struct MergeInput<'a, S: SectionSource> {
     pub deleted: &'a DeletionVector,
 }
 
-/// Live rows of all inputs in key order; hand it to `esker_segment::write_segment`.
+/// Live rows of all inputs, one input after another; hand it to `esker_segment::write_segment`.
 pub struct MergedRows<'a, S: SectionSource> {
     inputs: Vec<MergeInput<'a, S>>,
-    /// Input and row of each output row.
-    rows: Vec<(u32, Row)>,
+    /// The live rows of each input, one input after another.
+    rows: Vec<Row>,
+    /// Where the rows of each input end.
+    ends: Vec<usize>,
+    /// Numbers in `rows` in the order of their keys; empty if that is theirs.
+    by_key: Vec<u32>,
     cancelled: &'a (dyn Fn() -> bool + Sync),
     /// One more than the input that a read failed in; 0 while none did.
     failed: AtomicUsize,
@@ -39,7 +45,7 @@ pub struct MergedRows<'a, S: SectionSource> {
 }
 
 impl<'a, S: SectionSource> MergedRows<'a, S> {
-    /// Orders the live rows of `inputs` by key. Once `cancelled` says so, this and
+    /// Finds the live rows of `inputs` and the order of their keys. Once `cancelled` says so, this and
     /// every later read of a row end with `Cancelled`.
     ///
     /// # Errors
@@ -53,12 +59,16 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         let mut merged = Self {
             inputs,
             rows: Vec::new(),
+            ends: Vec::new(),
+            by_key: Vec::new(),
             cancelled,
             failed: AtomicUsize::new(0),
             meter: None,
         };
-        match merged.order() {
-            Ok(rows) => merged.rows = rows,
+        let ordered = merged.list_rows().and_then(|()| merged.order());
+        match ordered {
+            Ok(order) if order.is_sorted() => {}
+            Ok(order) => merged.by_key = order,
             Err(error) => return Err((error, merged.failed_input())),
         }
         Ok(merged)
@@ -68,7 +78,8 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
     /// is written of it.
     #[must_use]
     pub fn metered(mut self, meter: &'a Meter) -> Self {
-        let bytes = self.rows.capacity() * size_of::<(u32, Row)>();
+        let bytes =
+            self.rows.capacity() * size_of::<Row>() + self.by_key.capacity() * size_of::<u32>();
         self.meter = Some((meter, meter.hold(bytes)));
         self
     }
@@ -84,57 +95,105 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         result.inspect_err(|_| self.failed.store(input + 1, Ordering::Relaxed))
     }
 
-    fn order(&self) -> Result<Vec<(u32, Row)>, SegmentError> {
-        let mut cursors = Vec::with_capacity(self.inputs.len());
-        let mut heads = BinaryHeap::new();
-        let mut expected: u64 = 0;
-        for (index, input) in self.inputs.iter().enumerate() {
-            let iter = self.blame(index, input.segment.iter_from(Bound::Unbounded))?;
-            let dead = |row| input.deleted.contains(row) && !planted("merge.leave_out_dead");
-            let mut cursor = iter.filter(move |item| !matches!(item, Ok((_, row)) if dead(*row)));
-            if let Some(head) = cursor.next() {
-                let (key, row) = self.blame(index, head)?;
-                heads.push(Reverse((key, index, row)));
-            }
-            cursors.push(cursor);
-            expected += u64::from(input.segment.rows()).saturating_sub(input.deleted.len());
-        }
+    fn list_rows(&mut self) -> Result<(), SegmentError> {
+        let live = |input: &MergeInput<'_, S>| {
+            u64::from(input.segment.rows()).saturating_sub(input.deleted.len())
+        };
+        let expected: u64 = self.inputs.iter().map(live).sum();
         if expected > crate::policy::MAX_ROWS {
             return Err(SegmentError::Invalid(
                 "the merged rows exceed a segment's limit".into(),
             ));
         }
         // Bounded by the inputs' row counts, which were checked at their opening.
-        let mut rows = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+        self.rows
+            .reserve_exact(usize::try_from(expected).unwrap_or(0));
+        for input in &self.inputs {
+            let live = |row: &Row| !is_dead(input, *row);
+            let rows = (0..input.segment.rows()).map(Row);
+            self.rows.extend(rows.filter(live));
+            self.ends.push(self.rows.len());
+        }
+        Ok(())
+    }
+
+    /// The numbers of the rows in the order of their keys, each once.
+    fn order(&self) -> Result<Vec<u32>, SegmentError> {
+        let mut cursors = Vec::with_capacity(self.inputs.len());
+        let mut heads = BinaryHeap::new();
+        for (index, input) in self.inputs.iter().enumerate() {
+            let iter = self.blame(index, input.segment.iter_from(Bound::Unbounded))?;
+            let mut cursor =
+                iter.filter(move |item| !matches!(item, Ok((_, row)) if is_dead(input, *row)));
+            if let Some(head) = cursor.next() {
+                let (key, row) = self.blame(index, head)?;
+                heads.push(Reverse((key, index, row)));
+            }
+            cursors.push(cursor);
+        }
+        let mut order = Vec::with_capacity(self.rows.len());
+        let mut met = vec![false; self.rows.len()];
         let mut last: Option<Key> = None;
         while let Some(Reverse((key, index, row))) = heads.pop() {
             RowSource::check_cancelled(self)?;
             if last.as_ref() == Some(&key) {
                 return self.blame(index, Err(broken(format!("key {key} has two live rows"))));
             }
-            rows.push((index as u32, row));
+            let number = self.number(index, row);
+            match number.and_then(|number| met.get_mut(number as usize)) {
+                Some(met) if !*met => *met = true,
+                _ => return self.blame(index, Err(broken(format!("row {row} has two keys")))),
+            }
+            order.extend(number);
             if let Some(next) = cursors.get_mut(index).and_then(Iterator::next) {
                 let (key, row) = self.blame(index, next)?;
                 heads.push(Reverse((key, index, row)));
             }
             last = Some(key);
         }
-        Ok(rows)
+        match met.iter().position(|met| !met) {
+            None => Ok(order),
+            Some(number) => {
+                let index = self.input_of(number);
+                self.blame(index, Err(broken("a row without a key".into())))
+            }
+        }
     }
 
-    /// Reads something of an output row from the input that has it.
+    /// The number of an input's live row.
+    fn number(&self, input: usize, row: Row) -> Option<u32> {
+        let start = self.start(input);
+        let rows = self.rows.get(start..*self.ends.get(input)?)?;
+        let at = rows.binary_search(&row).ok()?;
+        // There are fewer rows than a segment may have.
+        Some((start + at) as u32)
+    }
+
+    /// The number of an input's first row.
+    fn start(&self, input: usize) -> usize {
+        let before = input
+            .checked_sub(1)
+            .and_then(|before| self.ends.get(before));
+        before.copied().unwrap_or(0)
+    }
+
+    /// The input that a row is of.
+    fn input_of(&self, number: usize) -> usize {
+        self.ends.partition_point(|end| *end <= number)
+    }
+
+    /// Reads something of a row from the input that has it.
     fn read<T>(
         &self,
-        row: Row,
+        number: Row,
         read: impl FnOnce(&'a Segment<S>, Row) -> Result<T, SegmentError>,
     ) -> Result<T, SegmentError> {
         RowSource::check_cancelled(self)?;
-        let place = self.rows.get(row.0 as usize);
-        let place =
-            place.and_then(|&(at, row)| Some((at, self.inputs.get(at as usize)?.segment, row)));
-        let (at, segment, row) =
-            place.ok_or_else(|| SegmentError::Invalid("a row beyond the merged rows".into()))?;
-        self.blame(at as usize, read(segment, row))
+        let at = self.input_of(number.0 as usize);
+        let row = self.rows.get(number.0 as usize);
+        let (input, row) = (self.inputs.get(at).zip(row))
+            .ok_or_else(|| SegmentError::Invalid("a row beyond the merged rows".into()))?;
+        self.blame(at, read(input.segment, *row))
     }
 
     /// Number of live rows.
@@ -157,7 +216,35 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
     }
 
     fn key_order(&self) -> Option<&[u32]> {
-        None
+        (!self.by_key.is_empty()).then_some(&self.by_key)
+    }
+
+    /// Goes through the keys of each input once more: to look up the key of a row would
+    /// read its rank first, which may be anywhere.
+    fn each_key(&self, visit: &mut VisitKey<'_>) -> Result<(), SegmentError> {
+        let mut cursors = Vec::with_capacity(self.inputs.len());
+        for (index, input) in self.inputs.iter().enumerate() {
+            cursors.push(self.blame(index, input.segment.iter_from(Bound::Unbounded))?);
+        }
+        for rank in 0..self.rows.len() {
+            RowSource::check_cancelled(self)?;
+            let number = self
+                .by_key
+                .get(rank)
+                .map_or(rank, |number| *number as usize);
+            let index = self.input_of(number);
+            let row = self.rows.get(number);
+            loop {
+                let next = cursors.get_mut(index).and_then(Iterator::next);
+                let lost = || Err(broken("a key that was there before".into()));
+                let (key, of) = self.blame(index, next.unwrap_or_else(lost))?;
+                if Some(&of) == row {
+                    visit(&key, Row(number as u32))?;
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
@@ -198,6 +285,11 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
                 .map(|payload| Cow::Owned(payload.to_vec())))
         })
     }
+}
+
+/// Whether a row is left out.
+fn is_dead<S: SectionSource>(input: &MergeInput<'_, S>, row: Row) -> bool {
+    input.deleted.contains(row) && !planted("merge.leave_out_dead")
 }
 
 /// Deletions of the inputs made after the merge was planned, as rows of its

@@ -83,6 +83,9 @@ impl SectionTag {
     pub const ALL: [Self; 13] = [
         Self::Vectors,
         Self::Norms,
+        Self::Codec,
+        Self::Codes,
+        Self::Graph,
         Self::SeqNos,
         Self::Keys,
         Self::KeyFences,
@@ -90,9 +93,6 @@ impl SectionTag {
         Self::KeyFilter,
         Self::PayloadOffsets,
         Self::Payloads,
-        Self::Codec,
-        Self::Codes,
-        Self::Graph,
         Self::Stats,
     ];
 

@@ -57,4 +57,4 @@ pub use reader::{
 };
 pub use source::{BlockCache, Memory, Paged, ReadAt, SectionSource, Source};
 pub use stats::{DEGREE_CLASSES, GraphStats, Stats};
-pub use writer::{GraphBuild, RowSource, SegmentParams, SegmentSummary, write_segment};
+pub use writer::{GraphBuild, RowSource, SegmentParams, SegmentSummary, VisitKey, write_segment};

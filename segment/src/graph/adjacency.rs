@@ -7,6 +7,7 @@
 
 use std::io;
 
+use crate::graph::order::RowOrder;
 use crate::memory::Meter;
 use crate::pages::Pages;
 use crate::prefetch::prefetch;
@@ -109,6 +110,31 @@ impl Adjacency {
         }
         self.places.truncate(rows * stride);
         self.stride = stride;
+    }
+
+    /// Moves each row's list to the row's place, and names rows by their places.
+    pub(crate) fn renumber(&mut self, order: &RowOrder) {
+        self.start = order.place(self.start);
+        let places = self.places.as_mut_slice();
+        for to in places.iter_mut().filter(|to| **to != NO_ROW) {
+            *to = order.place(*to);
+        }
+        // Along the cycles of the permutation: no second copy of the lists.
+        let mut order = order.places().to_vec();
+        for row in 0..order.len() {
+            while let Some(to) = order.get(row).map(|to| *to as usize)
+                && to > row
+            {
+                let (head, tail) = places.split_at_mut((to * self.stride).min(places.len()));
+                let lists = head
+                    .get_mut(row * self.stride..(row + 1) * self.stride)
+                    .zip(tail.get_mut(..self.stride));
+                if let Some((one, other)) = lists {
+                    one.swap_with_slice(other);
+                }
+                order.swap(row, to);
+            }
+        }
     }
 
     #[inline]

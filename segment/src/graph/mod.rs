@@ -9,6 +9,7 @@
 mod adjacency;
 mod build;
 mod executor;
+mod order;
 mod pipnn;
 mod pool;
 mod prune;
@@ -28,7 +29,9 @@ use crate::writer::RowSource;
 
 pub(crate) use adjacency::{Adjacency, NO_ROW, until_end};
 pub use executor::{Executor, Inline};
+pub(crate) use order::RowOrder;
 pub(crate) use pool::MAX_ROW;
+pub(crate) use vectors::{BuildVectors, LaidOut};
 pub use walk::{NextRow, Walk};
 pub(crate) use walk::{Space, WalkScratch, one_by_one, rows_ahead, walk};
 
@@ -77,12 +80,22 @@ pub(crate) type Check<'a> = &'a (dyn Fn() -> Result<(), SegmentError> + Sync);
 
 /// A graph and what is known of it.
 pub(crate) struct Built {
+    /// Rows are those of `layout`, if there is one.
     pub(crate) adjacency: Adjacency,
+    /// Another order of the rows, which has those together that lead to each other.
+    pub(crate) layout: Option<Layout>,
     /// What built it.
     pub(crate) builder: GraphBuilder,
     /// Edges added because a row could not be reached.
     pub(crate) repaired: u32,
     pub(crate) sample: recall::Sample,
+}
+
+/// Where the rows shall be, and the vectors by which that was found: their memory can
+/// take the vectors in their new order.
+pub(crate) struct Layout {
+    pub(crate) order: RowOrder,
+    pub(crate) vectors: BuildVectors,
 }
 
 /// Builds, connects and measures the graph of all rows.
@@ -102,23 +115,30 @@ pub(crate) fn build(
             rows.rows()
         )));
     }
-    let vectors = vectors::BuildVectors::read(rows, metric, dimension)?;
+    let vectors = BuildVectors::read(rows, metric, dimension)?;
     let check = || rows.check_cancelled();
     let builder = match params.builder {
         GraphBuilder::Leaves if vectors.rows() < LEAST_LEAF_ROWS => GraphBuilder::Insertion,
         asked => asked,
     };
-    let mut adjacency = match builder {
+    let (mut adjacency, order) = match builder {
         GraphBuilder::Leaves => {
             let shape = pipnn::Shape::default();
-            pipnn::build(&vectors, params, &shape, executor, &check)?.adjacency
+            let made = pipnn::build(&vectors, params, &shape, executor, &check)?;
+            let order = RowOrder::new(&made.order, vectors.meter())?;
+            (made.adjacency, Some(order))
         }
-        GraphBuilder::Insertion => build::build(&vectors, params, executor, &check)?,
+        GraphBuilder::Insertion => (build::build(&vectors, params, executor, &check)?, None),
     };
     let repaired = reach::connect(&vectors, &mut adjacency, &check)?;
     let sample = recall::sample(&vectors, &adjacency, params.seed, executor, &check)?;
+    let layout = order.map(|order| {
+        adjacency.renumber(&order);
+        Layout { order, vectors }
+    });
     Ok(Built {
         adjacency,
+        layout,
         builder,
         repaired,
         sample,

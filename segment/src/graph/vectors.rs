@@ -13,8 +13,9 @@ use std::borrow::Cow;
 
 use diskann_vector::distance::{Distance, Metric as Kernel};
 
-use crate::distance::squared_norm;
+use crate::distance::{squared_norm, validate_vector};
 use crate::error::SegmentError;
+use crate::graph::order::RowOrder;
 use crate::id::Row;
 use crate::memory::Meter;
 use crate::metric::Metric;
@@ -34,6 +35,25 @@ pub(crate) struct BuildVectors {
     kernel: Distance<f32, f32>,
 }
 
+/// All vectors as they are stored, in the order of the file.
+pub(crate) struct LaidOut {
+    dimension: usize,
+    components: Pages<f32>,
+}
+
+impl LaidOut {
+    /// A row's components; empty for a row that is not there.
+    #[inline]
+    pub(crate) fn row(&self, row: u32) -> &[f32] {
+        let start = row as usize * self.dimension;
+        let components = self
+            .components
+            .as_slice()
+            .get(start..start + self.dimension);
+        components.unwrap_or_default()
+    }
+}
+
 impl BuildVectors {
     /// Reads all rows.
     pub(crate) fn read(
@@ -43,7 +63,36 @@ impl BuildVectors {
     ) -> Result<Self, SegmentError> {
         let meter = rows.meter();
         Self::make(metric, dimension, rows.rows(), meter, |row| {
-            rows.vector(Row(row))
+            let vector = rows.vector(Row(row))?;
+            validate_vector(metric, dimension, &vector)
+                .map_err(|error| SegmentError::invalid(format!("row {row}: {error}")))?;
+            Ok(vector)
+        })
+    }
+
+    /// The vectors as they are stored, each at its place, in the memory of this. They
+    /// are read once more, in the source's order: these here may have been scaled.
+    pub(crate) fn lay_out(
+        mut self,
+        rows: &impl RowSource,
+        order: &RowOrder,
+    ) -> Result<LaidOut, SegmentError> {
+        let stored = self.dimension - usize::from(self.augmented);
+        for row in 0..self.count {
+            let vector = rows.vector(Row(row))?;
+            let start = order.place(row) as usize * stored;
+            let place = self
+                .components
+                .as_mut_slice()
+                .get_mut(start..start + stored);
+            match place.filter(|place| place.len() == vector.len()) {
+                Some(place) => place.copy_from_slice(&vector),
+                None => return Err(SegmentError::invalid("a row of another dimension")),
+            }
+        }
+        Ok(LaidOut {
+            dimension: stored,
+            components: self.components,
         })
     }
 

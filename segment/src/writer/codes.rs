@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 use super::body::Body;
-use super::{Derived, RowSource, all};
+use super::rows::FileRows;
+use super::{Derived, RowSource};
 use crate::codes::{CodeKind, CodeQuery, Codec};
 use crate::distance::Query;
 use crate::error::SegmentError;
@@ -29,7 +30,7 @@ const K: usize = 10;
 /// Writes the codes that were asked for; or bytes, where fewer bits tell too little;
 /// or none.
 pub(super) fn write_codes(
-    rows: &impl RowSource,
+    rows: &FileRows<'_, impl RowSource>,
     asked: CodeKind,
     metric: Metric,
     derived: &Derived,
@@ -62,7 +63,7 @@ pub(super) fn write_codes(
 
 /// Rows as a codec sees them.
 struct View<'a, R> {
-    rows: &'a R,
+    rows: &'a FileRows<'a, R>,
     codec: &'a Codec,
     /// Inverse norms; none unless the metric is cosine.
     norms: &'a [f32],
@@ -79,7 +80,7 @@ impl<R: RowSource> View<'_, R> {
         body.end()?;
         body.begin(SectionTag::Codes)?;
         let (mut offset, mut code) = (Vec::new(), Vec::with_capacity(self.codec.stride()));
-        for row in all(self.rows) {
+        for row in self.rows.all() {
             code.clear();
             let vector = self.rows.vector(row)?;
             self.codec
@@ -92,7 +93,7 @@ impl<R: RowSource> View<'_, R> {
     /// Share of some rows' nearest, among the rows around them, that are still there
     /// when the nearest by their codes are reranked.
     fn fidelity(&self, edges: &Adjacency) -> Result<f32, SegmentError> {
-        let rows = self.rows.rows();
+        let rows = self.rows.count();
         let samples = SAMPLES.min(rows);
         let (mut found, mut wanted) = (0, 0);
         for n in 0..samples {
@@ -105,7 +106,7 @@ impl<R: RowSource> View<'_, R> {
 
     /// How many of the nearest of the rows around a row are found, and of how many.
     fn found(&self, row: u32, edges: &Adjacency) -> Result<(usize, usize), SegmentError> {
-        self.rows.check_cancelled()?;
+        self.rows.source.check_cancelled()?;
         let query = Query::new(self.codec.metric, &self.rows.vector(Row(row))?)
             .map_err(|error| SegmentError::invalid(format!("row {row}: {error}")))?;
         let by_codes = CodeQuery::new(self.codec, &query);

@@ -1,16 +1,19 @@
 //! Writing a segment: rows in, one file out, section by section.
 //!
-//! Owns the order of sections and what each holds. Invariants: the output is
-//! written once, front to back, and depends on the rows and parameters alone;
-//! memory does not grow with vectors or payloads (per row: 4 bytes of ranks
-//! where rows are not in key order, 4 of norms under cosine, 1.25 of filter, and
-//! the fences); what a reader would call corrupt is refused here as `Invalid`.
-//! Must not know: where the file is, when it is synced.
+//! Owns the order of sections and of rows. Invariants: the output is written once,
+//! front to back, and depends on the rows and parameters alone; the source is read
+//! in its own order; without a graph memory does not grow with vectors or payloads
+//! (per row: 4 bytes of ranks where rows are not in key order, 4 of norms under
+//! cosine, 1.25 of filter, and the fences); with one it grows no further than for
+//! building it; what a reader would call corrupt is refused here as `Invalid`. Must
+//! not know: where the file is, when it is synced.
 
 mod body;
 mod codes;
 mod edges;
+mod keys;
 mod payloads;
+mod rows;
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -20,19 +23,22 @@ use crate::distance::{inverse_norm, validate_vector};
 use crate::error::SegmentError;
 use crate::graph::{self, Executor, GraphParams};
 use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
-use crate::key::MAX_KEY_LEN;
-use crate::keys::{FenceWriter, FilterBuilder, LeafBuilder};
-use crate::layout::{Header, MAX_ROWS, PAGE, SectionTag};
+use crate::layout::{Header, MAX_ROWS, SectionTag};
 use crate::memory::{Held, Meter};
 use crate::metric::{MAX_DIMENSION, Metric};
 use crate::stats::Stats;
 use body::Body;
+use rows::FileRows;
 
 /// Set in a row's payload offset when the row has a payload, be it empty.
 pub(crate) const PAYLOAD_PRESENT: u64 = 1 << 63;
 
-/// Rows to write, in the order in which the segment shall hold them. Every row
-/// is asked for several times, mostly in row order, keys in key order.
+/// Is given a key and its row.
+pub type VisitKey<'a> = dyn FnMut(&[u8], Row) -> Result<(), SegmentError> + 'a;
+
+/// Rows to write. The segment holds them in this order, unless it gets a graph that
+/// finds a better one. Every row is asked for several times, in row order, keys in key
+/// order.
 pub trait RowSource: Sync {
     /// The number of rows, at least one.
     fn rows(&self) -> u32;
@@ -51,6 +57,14 @@ pub trait RowSource: Sync {
     /// # Errors
     /// As [`RowSource::vector`].
     fn key(&self, row: Row) -> Result<Cow<'_, [u8]>, SegmentError>;
+
+    /// Visits every key with its row, in key order.
+    ///
+    /// # Errors
+    /// As [`RowSource::vector`], and what `visit` reports.
+    fn each_key(&self, visit: &mut VisitKey<'_>) -> Result<(), SegmentError> {
+        keys::each_key_by_row(self, visit)
+    }
 
     /// A row's sequence number.
     ///
@@ -133,7 +147,8 @@ pub struct SegmentSummary {
 /// Writes a segment of all rows to `out`, in pieces of up to 256 KiB, with a
 /// graph if one is asked for. The caller syncs it. A graph takes memory while it
 /// is built: a copy of all vectors, and about 700 bytes a row for candidates and
-/// edges (of the defaults).
+/// edges (of the defaults). A graph of leaves decides the order of the rows: those of
+/// a leaf lie together.
 ///
 /// # Errors
 /// `Invalid` for no rows or too many, two rows with one key, an order that is
@@ -174,25 +189,31 @@ pub fn write_segment(
         metric: params.metric,
     };
     let _held = hold(rows, body::PIECE);
-    let mut body = Body::new(out, params.file_id);
-    body.raw(&header.encode())?;
-    let derived = write_vectors(rows, params, &mut body)?;
     let mut stats = Stats {
         min_seqno: SeqNo(u64::MAX),
         ..Stats::default()
     };
-    write_seqnos(rows, &mut stats, &mut body)?;
-    write_keys(rows, &mut stats, &mut body)?;
-    payloads::write_payloads(rows, &mut stats, &mut body)?;
-    if let Some(build) = graph {
-        let shape = (params.metric, params.dimension);
-        let built = graph::build(rows, shape, &build.params, build.executor)?;
+    let shape = (params.metric, params.dimension);
+    let built = graph.map(|build| graph::build(rows, shape, &build.params, build.executor));
+    let mut built = built.transpose()?;
+    let layout = built.as_mut().and_then(|built| built.layout.take());
+    let mut rows = FileRows::new(rows, layout)?;
+    let mut body = Body::new(out, params.file_id);
+    body.raw(&header.encode())?;
+    let derived = write_vectors(&rows, params, &mut body)?;
+    if let Some((build, built)) = graph.zip(built) {
         if let Some(kind) = params.codes {
-            codes::write_codes(rows, kind, params.metric, &derived, &built, &mut body)?;
+            codes::write_codes(&rows, kind, params.metric, &derived, &built, &mut body)?;
         }
-        drop(derived);
         stats.graph = Some(edges::write_graph(built, &build.params, &mut body)?);
     }
+    // What follows takes memory for each row, if the order is another.
+    drop(derived);
+    rows.drop_vectors();
+    write_seqnos(&rows, &mut stats, &mut body)?;
+    keys::write_keys(&rows, &mut stats, &mut body)?;
+    let window = u64::from(count) * u64::from(params.dimension) * 4;
+    payloads::write_payloads(&rows, window, &mut stats, &mut body)?;
     body.begin(SectionTag::Stats)?;
     body.write(&stats.encode())?;
     body.end()?;
@@ -211,10 +232,6 @@ fn hold(rows: &impl RowSource, bytes: usize) -> Option<Held> {
     rows.meter().map(|meter| meter.hold(bytes))
 }
 
-fn all(rows: &impl RowSource) -> impl Iterator<Item = Row> {
-    (0..rows.rows()).map(Row)
-}
-
 /// What comes of the vectors: the centre for the codes; under cosine inverse norms.
 struct Derived {
     centre: Centre,
@@ -223,18 +240,18 @@ struct Derived {
 }
 
 fn write_vectors<W: Write>(
-    rows: &impl RowSource,
+    rows: &FileRows<'_, impl RowSource>,
     params: &SegmentParams,
     body: &mut Body<'_, W>,
 ) -> Result<Derived, SegmentError> {
     let mut norms = Vec::new();
     let mut centre = Centre::new(params.dimension);
     if params.metric == Metric::Cosine {
-        norms.reserve_exact(rows.rows() as usize);
+        norms.reserve_exact(rows.count() as usize);
     }
-    let held = hold(rows, norms.capacity() * size_of::<f32>());
+    let held = hold(rows.source, norms.capacity() * size_of::<f32>());
     body.begin(SectionTag::Vectors)?;
-    for row in all(rows) {
+    for row in rows.all() {
         let vector = rows.vector(row)?;
         validate_vector(params.metric, params.dimension, &vector)
             .map_err(|error| SegmentError::invalid(format!("row {row}: {error}")))?;
@@ -262,119 +279,16 @@ fn write_vectors<W: Write>(
 }
 
 fn write_seqnos<W: Write>(
-    rows: &impl RowSource,
+    rows: &FileRows<'_, impl RowSource>,
     stats: &mut Stats,
     body: &mut Body<'_, W>,
 ) -> Result<(), SegmentError> {
     body.begin(SectionTag::SeqNos)?;
-    for row in all(rows) {
-        let seqno = rows.seqno(row)?;
-        stats.min_seqno = stats.min_seqno.min(seqno);
-        stats.max_seqno = stats.max_seqno.max(seqno);
-        body.write(&seqno.0.to_le_bytes())?;
-    }
+    let read = |row| Ok(rows.source.seqno(row)?.0);
+    rows.each_number(read, |seqno| {
+        stats.min_seqno = stats.min_seqno.min(SeqNo(seqno));
+        stats.max_seqno = stats.max_seqno.max(SeqNo(seqno));
+        body.write(&seqno.to_le_bytes())
+    })?;
     body.end()
-}
-
-fn write_keys<W: Write>(
-    rows: &impl RowSource,
-    stats: &mut Stats,
-    body: &mut Body<'_, W>,
-) -> Result<(), SegmentError> {
-    let count = rows.rows();
-    let order = rows.key_order();
-    let mut ranks = vec![0u32; order.map_or(0, <[u32]>::len)];
-    let mut filter = FilterBuilder::new(count);
-    let mut leaves = Leaves::default();
-    let _held = hold(rows, size_of_val(filter.bytes()) + size_of_val(&*ranks));
-    body.begin(SectionTag::Keys)?;
-    for rank in 0..count {
-        let row = order
-            .and_then(|order| order.get(rank as usize))
-            .copied()
-            .unwrap_or(rank);
-        let key = rows.key(Row(row))?;
-        if key.is_empty() || key.len() > MAX_KEY_LEN {
-            return Err(SegmentError::invalid(format!(
-                "row {row}: a key of {} bytes; keys have 1 to {MAX_KEY_LEN}",
-                key.len()
-            )));
-        }
-        if order.is_some() {
-            // Keys ascend strictly, so no row can come twice: the order is a
-            // permutation if its rows exist.
-            *ranks.get_mut(row as usize).ok_or_else(|| {
-                SegmentError::invalid("a key order with rows that do not exist")
-            })? = rank;
-        }
-        stats.key_bytes += key.len() as u64;
-        filter.insert(&key);
-        leaves.push(&key, row, rank, body)?;
-    }
-    leaves.flush(body)?;
-    body.end()?;
-
-    body.begin(SectionTag::KeyFences)?;
-    body.write(&leaves.fences.finish())?;
-    body.end()?;
-
-    body.begin(SectionTag::KeyRanks)?;
-    match order {
-        Some(_) => body.write(bytemuck::must_cast_slice(&ranks))?,
-        None => (0..count).try_for_each(|rank| body.write(&rank.to_le_bytes()))?,
-    }
-    body.end()?;
-
-    body.begin(SectionTag::KeyFilter)?;
-    body.write(filter.bytes())?;
-    body.end()
-}
-
-/// Cuts sorted keys into leaves, each at the start of a page.
-#[derive(Default)]
-struct Leaves {
-    leaf: LeafBuilder,
-    fences: FenceWriter,
-    /// The last key that was pushed.
-    last: Vec<u8>,
-    encoded: Vec<u8>,
-}
-
-impl Leaves {
-    fn push<W: Write>(
-        &mut self,
-        key: &[u8],
-        row: u32,
-        rank: u32,
-        body: &mut Body<'_, W>,
-    ) -> Result<(), SegmentError> {
-        if *key <= *self.last {
-            return Err(SegmentError::invalid(if *key == *self.last {
-                format!("row {row}: a key that another row has")
-            } else {
-                format!("row {row}: a key that is not in key order")
-            }));
-        }
-        if self.leaf.is_empty() || !self.leaf.push(key, row) {
-            self.flush(body)?;
-            let page = body.section_len().div_ceil(PAGE as u64);
-            let page = u32::try_from(page)
-                .map_err(|_| SegmentError::invalid("keys of more than 16 TiB"))?;
-            self.fences.push(page, rank, &self.last, key);
-            self.leaf.push(key, row);
-        }
-        self.last.clear();
-        self.last.extend(key);
-        Ok(())
-    }
-
-    fn flush<W: Write>(&mut self, body: &mut Body<'_, W>) -> Result<(), SegmentError> {
-        if self.leaf.is_empty() {
-            return Ok(());
-        }
-        body.pad(PAGE)?;
-        self.encoded.clear();
-        self.leaf.finish(&mut self.encoded);
-        body.write(&self.encoded)
-    }
 }

@@ -7,7 +7,7 @@ use esker_segment::{Expected, Metric, NextRow, Row, SearchScratch, Segment, Segm
 
 use crate::allocations;
 use crate::support::{
-    Rows, TestRow, many, memory, small, sources, states, walk, walks_in_place, write,
+    Rows, TestRow, as_in, many, memory, small, sources, states, walk, walks_in_place, write,
     write_with_graph,
 };
 
@@ -66,6 +66,7 @@ fn a_walk_is_the_same_from_every_source_and_finds_every_row_if_asked_to() {
     let rows = many(1500, 19);
     for metric in METRICS {
         let (file, expected) = write_with_graph(&rows, metric, 8);
+        let rows = as_in(&Segment::open(memory(&file), &expected).unwrap(), &rows);
         let states = states(&file, &expected).unwrap();
         let in_place = [false, true, false, false, false];
         assert_eq!(states.each_ref().map(walks_in_place), in_place);
@@ -193,6 +194,7 @@ fn proceed_is_told_the_row_to_be_expanded() {
         };
         segment.walk(&query, 30, &mut scratch, proceed).unwrap();
         let start = segment.stats().graph.unwrap().start as usize;
+        let rows = as_in(&segment, &rows);
         let first = query.distance(&rows.rows[start].vector, 1.0);
         assert_eq!(told[0], first.to_bits());
         for (distance, row) in scratch.candidates() {

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use crate::allocations;
 use crate::hostile::{Layout, put, rehash, u32_at};
 use crate::support::{
-    Rows, many, metrics, small, sources, states, walk, walks_in_place, write, write_with_graph,
+    Rows, as_in, many, metrics, small, sources, states, walk, walks_in_place, write,
+    write_with_graph,
 };
 
 /// Where the graph is described, in the statistics.
@@ -152,6 +153,8 @@ impl Forgery {
             assert_eq!(fresh, *other);
         }
         let (_, found) = fresh?;
+        let [segment, ..] = &segments;
+        let rows = as_in(segment, rows);
         for (bits, row) in &found {
             let vector = &rows.rows[row.0 as usize].vector;
             let norm = esker_segment::distance::inverse_norm(vector);

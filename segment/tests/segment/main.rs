@@ -16,6 +16,7 @@ mod hostile;
 mod hostile_graph;
 mod lazy;
 mod nearest;
+mod order;
 mod round_trip;
 mod sources;
 mod support;

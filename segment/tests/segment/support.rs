@@ -1,6 +1,7 @@
 //! Rows in memory as a source for the writer, and ways to open what it wrote.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -34,6 +35,14 @@ impl Rows {
         let order = (!order.is_sorted()).then_some(order);
         Self { rows, order }
     }
+}
+
+/// The same rows as a segment has them: a graph decides their order.
+pub(crate) fn as_in(segment: &Segment, rows: &Rows) -> Rows {
+    let by_key: BTreeMap<&[u8], &TestRow> =
+        rows.rows.iter().map(|row| (&row.key[..], row)).collect();
+    let keys = (0..segment.rows()).map(|row| segment.key(Row(row)).unwrap());
+    Rows::new(keys.map(|key| by_key[&*key].clone()).collect())
 }
 
 impl RowSource for Rows {

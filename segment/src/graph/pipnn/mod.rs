@@ -73,10 +73,6 @@ impl Default for Shape {
 /// A graph, and its rows in an order that has near rows close together.
 pub(crate) struct Made {
     pub(crate) adjacency: Adjacency,
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "segments do not follow this order yet")
-    )]
     pub(crate) order: Vec<u32>,
     _held: Option<Held>,
 }
