@@ -22,7 +22,7 @@ use esker_segment::{Key, Metric, Row, SeqNo};
 use esker_wal::mutants::planted;
 
 use crate::memory::Charge;
-use crate::sync::counter::AtomicUsize;
+use crate::sync::counter::{self, AtomicUsize};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use codes::MemtableCodes;
 use filter::KeyFilter;
@@ -66,6 +66,9 @@ struct RowEntry {
     seqno: SeqNo,
     payload: Option<Arc<[u8]>>,
     inverse_norm: f32,
+    /// SeqNo of the key's next entry here; above all others while there is none.
+    /// Stored before that SeqNo becomes visible, so who reads at it sees it.
+    superseded: counter::AtomicU64,
 }
 
 /// A key at a SeqNo; the newest of a key comes first.
@@ -156,12 +159,14 @@ impl Memtable {
             seqno,
             payload,
             inverse_norm,
+            superseded: counter::AtomicU64::new(u64::MAX),
         });
         if at != row as usize || !writer.push_le_bytes(vector) {
             return false;
         }
         let allocated = allocated_bytes(&writer);
         drop(writer);
+        self.supersede(&key, seqno);
         self.filter.add(key.as_bytes());
         self.index
             .insert(Versioned { key, seqno }, Entry::Put(Row(row)));
@@ -173,11 +178,22 @@ impl Memtable {
     pub(crate) fn delete(&self, seqno: SeqNo, key: &[u8]) {
         let key = Key::new(key);
         let bytes = key.heap_bytes() + INDEX_ENTRY_BYTES;
+        self.supersede(&key, seqno);
         self.filter.add(key.as_bytes());
         self.index
             .insert(Versioned { key, seqno }, Entry::Tombstone);
         let allocated = allocated_bytes(&self.writer.lock());
         self.account(seqno, allocated, bytes);
+    }
+
+    /// Notes with a key's row that there is something newer. Keys that come once, as
+    /// most do, are told by the filter.
+    fn supersede(&self, key: &Key, seqno: SeqNo) {
+        if let Some((_, Entry::Put(row))) = self.latest(key, SeqNo(u64::MAX))
+            && let Some(entry) = self.rows.get(row.0 as usize)
+        {
+            entry.superseded.store(seqno.0, Ordering::Relaxed);
+        }
     }
 
     fn account(&self, seqno: SeqNo, allocated: usize, grown: usize) {

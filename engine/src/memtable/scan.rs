@@ -12,17 +12,18 @@ use esker_segment::{CodedQuery, CodedRows, Key, Row, SeqNo};
 
 use crate::memtable::Memtable;
 use crate::memtable::codes::CHUNK;
+use crate::sync::Ordering;
 use crate::top_k::TopK;
 
 impl Memtable {
-    /// Offers every row at or before `at` that `live` accepts to `top`.
-    /// `live` is asked only about rows near enough to enter. Returns how many
-    /// distances it computed or bounded.
+    /// Offers to `top` every row that is the newest of its key at `at` in this memtable
+    /// and that `live` accepts, which is asked only about rows near enough to enter.
+    /// Returns how many distances it computed or bounded.
     pub(crate) fn nearest<L>(
         &self,
         query: &Query,
         at: SeqNo,
-        live: impl FnMut(&Key, Row) -> bool,
+        live: impl FnMut(&Key) -> bool,
         locate: impl FnMut(Row) -> L,
         top: &mut TopK<L>,
     ) -> u64 {
@@ -81,7 +82,7 @@ struct Scan<'a, 'b, L, Live, Locate> {
 
 impl<L, Live, Locate> Scan<'_, '_, L, Live, Locate>
 where
-    Live: FnMut(&Key, Row) -> bool,
+    Live: FnMut(&Key) -> bool,
     Locate: FnMut(Row) -> L,
 {
     /// Whether a row, and so every row before it, is visible.
@@ -117,7 +118,8 @@ where
             return false;
         };
         let distance = self.query.distance(vector, entry.inverse_norm);
-        if self.top.admits(distance, &entry.key) && (self.live)(&entry.key, Row(row)) {
+        let newest = || entry.superseded.load(Ordering::Relaxed) > self.at.0;
+        if self.top.admits(distance, &entry.key) && newest() && (self.live)(&entry.key) {
             let place = (self.locate)(Row(row));
             self.top.insert(distance, entry.key.clone(), place);
         }
@@ -132,7 +134,6 @@ mod tests {
 
     use super::*;
     use crate::memory::MemoryBudget;
-    use crate::memtable::Entry;
 
     const DIMENSION: usize = 40;
     const KEYS: u64 = 1_500;
@@ -161,12 +162,8 @@ mod tests {
     }
 
     fn nearest(memtable: &Memtable, query: &Query, at: SeqNo, k: usize) -> (Vec<(f32, Key)>, u64) {
-        let live = |key: &Key, row| {
-            let latest = memtable.latest(key, at);
-            latest.is_some_and(|(_, entry)| entry == Entry::Put(row))
-        };
         let mut top = TopK::new(k);
-        let distances = memtable.nearest(query, at, live, |row| row, &mut top);
+        let distances = memtable.nearest(query, at, |_| true, |row| row, &mut top);
         let sorted = top.into_sorted().into_iter();
         (sorted.map(|c| (c.distance, c.key)).collect(), distances)
     }
@@ -229,17 +226,17 @@ mod tests {
         let mut scan = Scan {
             memtable: &memtable,
             query: &query,
-            at: SeqNo(ROWS),
-            live: |_: &Key, _| true,
+            at: SeqNo(KEYS),
+            live: |_: &Key| true,
             locate: |row| row,
             top: &mut top,
         };
-        let whole = ROWS as u32 / CHUNK;
+        let whole = KEYS as u32 / CHUNK;
         let offered = (0..whole).map(|n| {
             let chunk = memtable.codes.chunk(n * CHUNK).expect("coded");
             scan.coded(n * CHUNK, &coded, chunk)
         });
         let offered: u32 = offered.sum();
-        assert!((10..ROWS as u32 / 4).contains(&offered), "{offered}");
+        assert!((10..KEYS as u32 / 4).contains(&offered), "{offered}");
     }
 }

@@ -21,7 +21,7 @@ use esker_wal::mutants::planted;
 
 use crate::env::Clock;
 use crate::error::{Error, Result};
-use crate::memtable::{Entry, Memtable};
+use crate::memtable::Memtable;
 use crate::options::SearchOptions;
 use crate::quarantine::SkippedSegment;
 use crate::read::Reader;
@@ -211,12 +211,7 @@ impl<'a> Search<'a, '_> {
                 return;
             }
             let newer = memtables.get(..i).unwrap_or_default();
-            let live = |key: &Key, row| {
-                memtable
-                    .latest(key, at)
-                    .is_some_and(|(_, e)| e == Entry::Put(row))
-                    && !newer.iter().any(|m| m.latest(key, at).is_some())
-            };
+            let live = |key: &Key| !newer.iter().any(|m| m.latest(key, at).is_some());
             let place = |row| Place::Memtable(memtable, row);
             self.stats.distances += memtable.nearest(self.query, at, live, place, &mut self.top);
         }
