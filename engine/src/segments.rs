@@ -286,6 +286,9 @@ impl Outputs {
             })
         })?;
         drop(buffer);
+        if build.is_some() {
+            self.counters.graph_built(summary.rows);
+        }
         let meta = SegmentMeta {
             id,
             file_id,

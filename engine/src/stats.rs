@@ -21,6 +21,7 @@ pub(crate) struct Counters {
     operations: AtomicU64,
     bytes_ingested: AtomicU64,
     segment_bytes: AtomicU64,
+    graph_rows_built: AtomicU64,
     flushes: AtomicU64,
     merges: AtomicU64,
     slowdowns: AtomicU64,
@@ -41,6 +42,11 @@ impl Counters {
 
     pub(crate) fn segment_written(&self, bytes: u64) {
         add(&self.segment_bytes, bytes);
+    }
+
+    /// A graph of so many rows was made.
+    pub(crate) fn graph_built(&self, rows: u32) {
+        add(&self.graph_rows_built, u64::from(rows));
     }
 
     pub(crate) fn flushed(&self) {
@@ -76,6 +82,9 @@ pub struct Stats {
     pub bytes_ingested: u64,
     /// Bytes of frames appended to the log.
     pub bytes_written_log: u64,
+    /// Rows of all graphs that flushes and merges made: beside the rows that were put,
+    /// how often each row's edges were chosen.
+    pub graph_rows_built: u64,
     /// Bytes of segments and deletion vectors written by flushes and merges.
     pub bytes_written_segments: u64,
     /// Memtables flushed.
@@ -151,6 +160,7 @@ impl Core {
             bytes_ingested: get(&counters.bytes_ingested),
             bytes_written_log: self.log.bytes_written(),
             bytes_written_segments: get(&counters.segment_bytes),
+            graph_rows_built: get(&counters.graph_rows_built),
             flushes: get(&counters.flushes),
             merges: get(&counters.merges),
             slowdowns: get(&counters.slowdowns),

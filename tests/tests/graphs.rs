@@ -117,6 +117,7 @@ fn a_load_builds_few_graphs() {
         (stats.segments, stats.merges, stats.graph_rows),
         (1, 1, 2_000)
     );
+    assert_eq!(stats.graph_rows_built, 1_500 + 2_000);
     check(&c, &rows);
 }
 

@@ -48,6 +48,7 @@ pub(super) fn line(args: &Bench, load: &Load, built: &Built, point: &Point) -> V
         "codes": esker::CodeKind::from(args.load.codes).to_string(),
         "ingest_vps": ingest_vps(built),
         "build_s": round(built.build.as_secs_f64(), 2),
+        "builds_a_row": round(built.graph_rows_built as f64 / built.built_rows as f64, 3),
         "build_peak_rss_mb": built.peak_rss_mb.map(|mb| round(mb, 1)),
         "segments": built.segments,
         "reopened": args.reopen,

@@ -34,6 +34,8 @@ pub(super) struct Built {
     /// From the first write until all rows are in one segment on the disk.
     pub(super) build: Duration,
     pub(super) segments: usize,
+    /// Rows of all graphs that were made until then.
+    pub(super) graph_rows_built: u64,
     pub(super) disk_mb: f64,
     /// Memory without a file behind it before the load.
     pub(super) anon_before: Option<f64>,
@@ -122,6 +124,7 @@ fn build(load: &Load, rows: u64, db_dir: &Path) -> Result<Built, Failure> {
         ingest,
         build,
         segments: db.stats().segments,
+        graph_rows_built: db.stats().graph_rows_built,
         disk_mb: disk as f64 / f64::from(1 << 20),
         anon_before,
         peak_rss_mb,

@@ -7,12 +7,12 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::sync::Ordering;
 use crate::sync::counter::AtomicU64;
+use crate::sync::{OnceLock, Ordering};
 
 const WORDS: usize = 1 << 10;
 
-pub(super) struct KeyFilter(std::sync::OnceLock<Box<[AtomicU64]>>);
+pub(super) struct KeyFilter(OnceLock<Box<[AtomicU64]>>);
 
 /// The word of a key, and its bits there.
 fn place(key: &[u8]) -> (usize, u64) {
@@ -23,7 +23,7 @@ fn place(key: &[u8]) -> (usize, u64) {
 
 impl KeyFilter {
     pub(super) fn new() -> Self {
-        Self(std::sync::OnceLock::new())
+        Self(OnceLock::new())
     }
 
     /// Adds a key, before the index has it: who may see the entry sees the bits.
