@@ -9,7 +9,7 @@
 //! Must not know: the manifest, where the output goes, deletions made meanwhile.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
+use std::cmp::{Ordering as Order, Reverse};
 use std::collections::BinaryHeap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -136,8 +136,17 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         let mut last: Option<Key> = None;
         while let Some(Reverse((key, index, row))) = heads.pop() {
             RowSource::check_cancelled(self)?;
-            if last.as_ref() == Some(&key) {
-                return self.blame(index, Err(broken(format!("key {key} has two live rows"))));
+            match last.as_ref().map(|last| last.cmp(&key)) {
+                None | Some(Order::Less) => {}
+                Some(Order::Equal) => {
+                    let what = format!("key {key} has two live rows");
+                    return self.blame(index, Err(broken(what)));
+                }
+                // The heap gives the least of all heads: this one was not.
+                Some(Order::Greater) => {
+                    let what = format!("key {key} is not in key order");
+                    return self.blame(index, Err(broken(what)));
+                }
             }
             let number = self.number(index, row);
             match number.and_then(|number| met.get_mut(number as usize)) {

@@ -63,8 +63,9 @@ impl Collection {
     }
 
     /// Changes where it keeps what searches touch at random, until the database is
-    /// closed. Copies are made and given back in the background; a search that runs and
-    /// a snapshot keep those that they found.
+    /// closed. Copies are made and given back in the background; a search, flush
+    /// or merge that runs and a snapshot keep those that they found, and nothing is given
+    /// back before a running merge has ended.
     pub fn set_residency(&self, residency: Residency) {
         self.info.set_residency(residency);
         self.handle.core.forgive_copies(self.info.id);

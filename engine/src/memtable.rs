@@ -186,8 +186,8 @@ impl Memtable {
         self.account(seqno, allocated, bytes);
     }
 
-    /// Notes with a key's row that there is something newer. Keys that come once, as
-    /// most do, are told by the filter.
+    /// Notes with a key's row that there is something newer. Most keys that come once are
+    /// told by the filter.
     fn supersede(&self, key: &Key, seqno: SeqNo) {
         if let Some((_, Entry::Put(row))) = self.latest(key, SeqNo(u64::MAX))
             && let Some(entry) = self.rows.get(row.0 as usize)

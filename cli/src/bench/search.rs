@@ -86,7 +86,14 @@ pub(crate) fn search(args: &Bench) -> Result<(), Failure> {
         let idle = Options::default().background(Background::Manual);
         (built.db, built.collection) = Load::open(&db_dir, idle)?;
         let fresh = load.rows - args.unflushed..load.rows;
+        let before = built.db.stats().flushes;
         load.write(&built.db, &built.collection, fresh)?;
+        if built.db.stats().flushes != before {
+            return Err(Failure::failed(format!(
+                "--unflushed {} is more than the memory budget holds: some of it was flushed",
+                args.unflushed
+            )));
+        }
     }
     load.check_count(&built.collection)?;
     if !args.json {

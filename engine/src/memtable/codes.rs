@@ -1,7 +1,7 @@
 //! Codes of a memtable's rows, made by the searches that use them.
 //!
 //! Owns which rows have codes: whole chunks of [`CHUNK`] rows, in order, around the
-//! mean of the first. A search makes a few chunks more before it reads them, so that
+//! mean of the first. A search makes some chunks more before it reads them, so that
 //! writers pay nothing and a memtable that nobody searches has none. Invariants: a
 //! chunk never changes; one search makes codes at a time and nobody waits for it;
 //! they are charged to the memtable's account, apart from what the writer charges.
@@ -16,9 +16,9 @@ use crate::sync::{Mutex, OnceLock, Ordering};
 
 /// Rows of a chunk.
 pub(super) const CHUNK: u32 = 256;
-/// Chunks that one search makes: about as long as it takes to scan as many vectors
-/// four times.
-const MADE_BY_A_SEARCH: usize = 8;
+/// Components that one search encodes, in whole chunks, at least one: a few tenths of a
+/// millisecond.
+const ENCODED_BY_A_SEARCH: usize = 1 << 18;
 /// Fewest components of vectors that have codes: below, a vector is hardly longer.
 const LEAST_DIMENSION: usize = 32;
 
@@ -53,10 +53,14 @@ impl MemtableCodes {
         if dimension < LEAST_DIMENSION || self.chunks.count() >= whole {
             return;
         }
-        let Some(charge) = self.making.try_lock() else {
+        // What only a snapshot holds will not be searched for long, and its memory is
+        // the snapshots' to spend.
+        let charge = self.making.try_lock().filter(|charge| !charge.is_pinned());
+        let Some(charge) = charge else {
             return;
         };
-        for _ in 0..MADE_BY_A_SEARCH {
+        let chunks = ENCODED_BY_A_SEARCH / (CHUNK as usize * dimension);
+        for _ in 0..chunks.max(1) {
             let chunk = self.chunks.count();
             if chunk >= whole {
                 break;

@@ -2,7 +2,7 @@
 //!
 //! Owns a Bloom filter of a fixed size, of two bits a key in one word: a search asks
 //! every memtable about each candidate of every segment, and nearly all are in none.
-//! At 13,000 keys one absent key in ten passes. Invariants: a key that was added always
+//! At 13,000 keys three absent keys in a hundred pass, at 100,000 six in ten. Invariants: a key that was added always
 //! passes; nothing is allocated before the first. Must not know: SeqNos, the index.
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::sync::counter::AtomicU64;
 use crate::sync::{OnceLock, Ordering};
 
-const WORDS: usize = 1 << 10;
+const WORDS: usize = 1 << 11;
 
 pub(super) struct KeyFilter(OnceLock<Box<[AtomicU64]>>);
 
@@ -64,6 +64,6 @@ mod tests {
         (0..13_000u64).for_each(|key| filter.add(&key.to_be_bytes()));
         assert!((0..13_000u64).all(|key| filter.may_have(&key.to_be_bytes())));
         let passed = (13_000..23_000u64).filter(|key| filter.may_have(&key.to_be_bytes()));
-        assert!(passed.count() < 2_000);
+        assert!(passed.count() < 600);
     }
 }

@@ -192,6 +192,8 @@ impl CodedQuery {
         };
         let ulp = f64::from(f32::EPSILON);
         let lost = ulp * ((self.dimension + 32.0) * sums + 32.0 * reach * far);
+        // Where products are below all normal numbers they lose more than a share.
+        let lost = lost + (self.dimension + 32.0) * f64::from(f32::MIN_POSITIVE);
         let margin = (products * missed + lost) * (1.0 + 4.0 * ulp);
         // Not a number either if a length is none.
         if margin.is_finite() {
@@ -276,6 +278,26 @@ mod tests {
                 });
                 prop_assert!(met, "row {} at {} is left out", n, distance);
             }
+        }
+    }
+
+    /// Products of 0.6 of the least number there is: rounding them is all of an estimate.
+    #[test]
+    fn no_distance_is_below_its_bound_where_products_vanish() {
+        let rows = [[2.9e-23f32], [-2.9e-23]];
+        for metric in [Metric::L2, Metric::InnerProduct] {
+            let pairs = || rows.iter().map(|r| (&r[..], 1.0));
+            let codec = RowCodec::around(metric, 1, pairs());
+            let coded = codec.encode(pairs());
+            let query = Query::new(metric, &rows[0]).expect("valid");
+            let distance = query.distance(&rows[0], 1.0);
+            let mut met = Vec::new();
+            let prepared = codec.query(&query).expect("same shape");
+            prepared.near(&coded, distance, |row| {
+                met.push(row);
+                distance
+            });
+            assert!(met.contains(&0), "{metric}: {met:?}");
         }
     }
 

@@ -125,8 +125,10 @@ pub(crate) fn build(
         GraphBuilder::Leaves => {
             let shape = pipnn::Shape::default();
             let made = pipnn::build(&vectors, params, &shape, executor, &check)?;
-            let order = RowOrder::new(&made.order, vectors.meter())?;
-            (made.adjacency, Some(order))
+            // An order of some of the rows is none; the graph is as good without.
+            let whole = made.order.len() == vectors.rows() as usize;
+            let order = whole.then(|| RowOrder::new(&made.order, vectors.meter()));
+            (made.adjacency, order.transpose()?)
         }
         GraphBuilder::Insertion => (build::build(&vectors, params, executor, &check)?, None),
     };

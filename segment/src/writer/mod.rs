@@ -37,7 +37,8 @@ pub(crate) const PAYLOAD_PRESENT: u64 = 1 << 63;
 pub type VisitKey<'a> = dyn FnMut(&[u8], Row) -> Result<(), SegmentError> + 'a;
 
 /// Rows to write. The segment holds them in this order, unless it gets a graph that
-/// finds a better one. Every row is asked for several times, in row order, keys in key
+/// finds a better one. Every row is asked for several times, in row order (by the sample
+/// that judges codes of a graph made by insertion: at random), keys in key
 /// order.
 pub trait RowSource: Sync {
     /// The number of rows, at least one.

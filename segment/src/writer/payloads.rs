@@ -75,8 +75,9 @@ pub(super) fn write_payloads<W: Write>(
                 .map_or(0, |ends| ends.partition_point(|end| *end <= most));
         let places = next..end.max(next + 1);
         next = places.end;
+        let len = start_of(&ends, places.end) - start_of(&ends, places.start);
+        let _held = hold(rows.source, usize::try_from(len).unwrap_or(0));
         let gathered = gather(rows, &ends, places)?;
-        let _held = hold(rows.source, gathered.len());
         body.write(&gathered)?;
     }
     end(stats, body)
