@@ -167,7 +167,6 @@ impl Memtable {
         let allocated = allocated_bytes(&writer);
         drop(writer);
         self.supersede(&key, seqno);
-        self.filter.add(key.as_bytes());
         self.index
             .insert(Versioned { key, seqno }, Entry::Put(Row(row)));
         self.account(seqno, allocated, bytes + INDEX_ENTRY_BYTES);
@@ -179,17 +178,17 @@ impl Memtable {
         let key = Key::new(key);
         let bytes = key.heap_bytes() + INDEX_ENTRY_BYTES;
         self.supersede(&key, seqno);
-        self.filter.add(key.as_bytes());
         self.index
             .insert(Versioned { key, seqno }, Entry::Tombstone);
         let allocated = allocated_bytes(&self.writer.lock());
         self.account(seqno, allocated, bytes);
     }
 
-    /// Notes with a key's row that there is something newer. Most keys that come once are
-    /// told by the filter.
+    /// Notes that a key comes, before the index has it, and with its row, if it has one,
+    /// that there is something newer. Most keys that come once are told by the filter.
     fn supersede(&self, key: &Key, seqno: SeqNo) {
-        if let Some((_, Entry::Put(row))) = self.latest(key, SeqNo(u64::MAX))
+        if self.filter.add(key.as_bytes())
+            && let Some((_, Entry::Put(row))) = self.latest(key, SeqNo(u64::MAX))
             && let Some(entry) = self.rows.get(row.0 as usize)
         {
             entry.superseded.store(seqno.0, Ordering::Relaxed);
