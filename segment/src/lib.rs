@@ -45,8 +45,8 @@ pub use codes::{CodeKind, CodedQuery, CodedRows, RowCodec};
 pub use deletion::DeletionVector;
 pub use error::SegmentError;
 pub use graph::{
-    Executor, GraphBuilder, GraphParams, Inline, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE, NextRow,
-    Walk,
+    Executor, GraphBuilder, GraphParams, Inline, KeptGraph, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE,
+    NextRow, Walk,
 };
 pub use id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 pub use key::{Key, MAX_KEY_LEN};
@@ -57,4 +57,6 @@ pub use reader::{
 };
 pub use source::{BlockCache, Memory, Paged, ReadAt, SectionSource, Source};
 pub use stats::{DEGREE_CLASSES, GraphStats, Stats};
-pub use writer::{GraphBuild, RowSource, SegmentParams, SegmentSummary, VisitKey, write_segment};
+pub use writer::{
+    GraphBuild, GraphMade, RowSource, SegmentParams, SegmentSummary, VisitKey, write_segment,
+};

@@ -8,7 +8,7 @@ use crate::id::SeqNo;
 use crate::wire::Fields;
 
 /// Length of the statistics that this release writes.
-pub(crate) const STATS_LEN: usize = 120;
+pub(crate) const STATS_LEN: usize = 128;
 /// Length of the statistics before a graph could be described.
 const BASE_LEN: usize = 40;
 /// Classes of the degree histogram.
@@ -57,6 +57,8 @@ pub struct GraphStats {
     pub degrees: [u32; DEGREE_CLASSES],
     /// Seed of the order of insertion.
     pub seed: u64,
+    /// The recall that was sampled when it was built from nothing, 0 to 1.
+    pub built_recall: f32,
 }
 
 impl Stats {
@@ -67,7 +69,7 @@ impl Stats {
     /// | 16 | 8 | bytes of keys |
     /// | 24 | 8 | rows with a payload |
     /// | 32 | 8 | bytes of payloads |
-    /// | 40 | 80 | graph |
+    /// | 40 | 88 | graph |
     pub(crate) fn encode(&self) -> Vec<u8> {
         let fields = [
             self.min_seqno.0,
@@ -124,6 +126,8 @@ impl GraphStats {
     /// | 36 | 4 | merges that reused it |
     /// | 40 | 32 | rows by degree: 8 counts, by eighths of R |
     /// | 72 | 8 | seed |
+    /// | 80 | 4 | recall@10 sampled when it was built from nothing, `f32` |
+    /// | 84 | 4 | zero |
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend(self.max_degree.to_le_bytes());
         out.extend(self.start.to_le_bytes());
@@ -136,6 +140,8 @@ impl GraphStats {
         out.extend(self.generation.to_le_bytes());
         out.extend(self.degrees.iter().flat_map(|count| count.to_le_bytes()));
         out.extend(self.seed.to_le_bytes());
+        out.extend(self.built_recall.to_le_bytes());
+        out.extend([0; 4]);
     }
 
     fn decode(fields: &mut Fields<'_>) -> Result<Self, SegmentError> {
@@ -155,6 +161,11 @@ impl GraphStats {
             *count = fields.u32()?;
         }
         graph.seed = fields.u64()?;
+        graph.built_recall = match fields.is_at_end() {
+            false => f32::from_bits(fields.u32()?),
+            // Written before graphs were kept.
+            true => graph.sampled_recall,
+        };
         Ok(graph)
     }
 

@@ -25,6 +25,11 @@ impl<'a> Fields<'a> {
         self.offset
     }
 
+    /// Whether all bytes were read.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], SegmentError> {
         let Some((head, rest)) = self.rest.split_first_chunk() else {
             return Err(SegmentError::corruption(

@@ -25,6 +25,8 @@ use crate::memory::{Held, Meter};
 const BATCH_SHARE: usize = 50;
 /// Rows of one task.
 const TASK_ROWS: usize = 32;
+/// Rows whose new neighbours wait in memory.
+const WAVE_ROWS: usize = 1 << 15;
 /// Degree during the build over R: pruning is put off until it pays.
 const SLACK: f32 = 1.3;
 
@@ -38,16 +40,7 @@ pub(crate) fn build(
 ) -> Result<Adjacency, SegmentError> {
     check()?;
     let rows = vectors.rows();
-    let slack = (params.max_degree as f32 * SLACK) as usize;
-    let mut builder = Builder {
-        vectors,
-        params,
-        executor,
-        check,
-        slack,
-        graph: Adjacency::counted(rows, slack, vectors.medoid(), vectors.meter())?,
-        scratch: Mutex::new(Vec::new()),
-    };
+    let mut builder = Builder::new(vectors, params, executor, check, vectors.medoid())?;
     let order = shuffled(rows, params.seed);
     let _order = vectors
         .meter()
@@ -69,7 +62,7 @@ pub(crate) fn build(
 }
 
 /// All rows in an order that the seed decides.
-fn shuffled(rows: u32, seed: u64) -> Vec<u32> {
+pub(super) fn shuffled(rows: u32, seed: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..rows).collect();
     let mut random = SplitMix::new(seed);
     for i in (1..order.len()).rev() {
@@ -78,23 +71,25 @@ fn shuffled(rows: u32, seed: u64) -> Vec<u32> {
     order
 }
 
-struct Builder<'a> {
-    vectors: &'a BuildVectors,
-    params: &'a GraphParams,
+/// A graph that rows are inserted into.
+pub(super) struct Builder<'a> {
+    pub(super) vectors: &'a BuildVectors,
+    pub(super) params: &'a GraphParams,
     executor: &'a dyn Executor,
-    check: Check<'a>,
+    pub(super) check: Check<'a>,
     /// Most neighbours of a row while building.
     slack: usize,
-    graph: Adjacency,
+    pub(super) graph: Adjacency,
     scratch: Mutex<Vec<Scratch>>,
 }
 
+/// Memory of tasks, used again and again.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     walk: WalkScratch,
     prune: PruneScratch,
     candidates: Vec<(f32, u32)>,
-    chosen: Vec<u32>,
+    pub(super) chosen: Vec<u32>,
 }
 
 /// Rows with their new neighbours, of one task.
@@ -129,9 +124,36 @@ impl Lists {
     }
 }
 
-impl Builder<'_> {
-    fn insert(&mut self, batch: &[u32], alpha: f32, l: usize) -> Result<(), SegmentError> {
-        let forward = self.tasks(batch, |builder, rows, scratch| {
+impl<'a> Builder<'a> {
+    /// No edges yet.
+    pub(super) fn new(
+        vectors: &'a BuildVectors,
+        params: &'a GraphParams,
+        executor: &'a dyn Executor,
+        check: Check<'a>,
+        start: u32,
+    ) -> Result<Self, SegmentError> {
+        let slack = (params.max_degree as f32 * SLACK) as usize;
+        Ok(Self {
+            vectors,
+            params,
+            executor,
+            check,
+            slack,
+            graph: Adjacency::counted(vectors.rows(), slack, start, vectors.meter())?,
+            scratch: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Finds neighbours for the rows of a batch, which do not see each other, and makes
+    /// them neighbours of those in turn.
+    pub(super) fn insert(
+        &mut self,
+        batch: &[u32],
+        alpha: f32,
+        l: usize,
+    ) -> Result<(), SegmentError> {
+        let forward = self.tasks(batch, TASK_ROWS, |builder, rows, scratch| {
             let mut lists = Lists::default();
             for &row in rows {
                 builder.choose(row, alpha, l, scratch);
@@ -149,7 +171,7 @@ impl Builder<'_> {
         let waiting = back.capacity() * size_of::<(u32, u32)>()
             + groups.capacity() * size_of::<&[(u32, u32)]>();
         let _waiting = self.vectors.meter().map(|meter| meter.hold(waiting));
-        let backward = self.tasks(&groups, |builder, groups, scratch| {
+        let backward = self.tasks(&groups, TASK_ROWS, |builder, groups, scratch| {
             let mut lists = Lists::default();
             for group in groups {
                 if let Some(&(target, _)) = group.first() {
@@ -169,13 +191,39 @@ impl Builder<'_> {
         }
     }
 
-    /// Splits `items` into tasks; their results in order.
-    fn tasks<T: Sync, R: Send>(
+    /// Sets the neighbours of the row that `list` names for each of `items` to what it
+    /// leaves in the scratch. A part of them at a time: lists wait in memory.
+    pub(super) fn replace<T: Sync>(
+        &mut self,
+        items: &[T],
+        list: impl Fn(&Self, &T, &mut Scratch) -> Result<u32, SegmentError> + Sync,
+    ) -> Result<(), SegmentError> {
+        for part in items.chunks(WAVE_ROWS) {
+            let lists = self.tasks(part, TASK_ROWS, |builder, items, scratch| {
+                let mut lists = Lists::default();
+                for item in items {
+                    let row = list(builder, item, scratch)?;
+                    lists.push(row, &scratch.chosen);
+                }
+                Ok(lists.metered(builder.vectors.meter()))
+            })?;
+            self.set(
+                &lists
+                    .into_iter()
+                    .collect::<Result<Vec<_>, SegmentError>>()?,
+            );
+        }
+        Ok(())
+    }
+
+    /// Splits `items` into tasks of `size`; their results in order.
+    pub(super) fn tasks<T: Sync, R: Send>(
         &self,
         items: &[T],
+        size: usize,
         f: impl Fn(&Self, &[T], &mut Scratch) -> R + Sync,
     ) -> Result<Vec<R>, SegmentError> {
-        let chunks: Vec<&[T]> = items.chunks(TASK_ROWS).collect();
+        let chunks: Vec<&[T]> = items.chunks(size).collect();
         let results = map(self.executor, chunks.len(), |n| {
             (self.check)()?;
             let lock = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +299,7 @@ impl Builder<'_> {
     }
 
     /// Prunes the list in hand to R.
-    fn cut(&self, row: u32, alpha: f32, scratch: &mut Scratch) {
+    pub(super) fn cut(&self, row: u32, alpha: f32, scratch: &mut Scratch) {
         let candidates = &mut scratch.candidates;
         candidates.clear();
         let chosen = scratch.chosen.iter();
@@ -261,10 +309,10 @@ impl Builder<'_> {
 
     /// Prunes what exceeds R, and drops the slack; a part of the rows at a time,
     /// since their new lists wait in memory.
-    fn finish(mut self, order: &[u32]) -> Result<Adjacency, SegmentError> {
+    pub(super) fn finish(mut self, order: &[u32]) -> Result<Adjacency, SegmentError> {
         let degree = self.params.max_degree as usize;
         for rows in order.chunks((order.len() / BATCH_SHARE).max(1)) {
-            let lists = self.tasks(rows, |builder, rows, scratch| {
+            let lists = self.tasks(rows, TASK_ROWS, |builder, rows, scratch| {
                 let mut lists = Lists::default();
                 for &row in rows {
                     let before = builder.graph.neighbors(row);

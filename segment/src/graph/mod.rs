@@ -9,6 +9,7 @@
 mod adjacency;
 mod build;
 mod executor;
+mod extend;
 mod order;
 mod pipnn;
 mod pool;
@@ -29,6 +30,7 @@ use crate::writer::RowSource;
 
 pub(crate) use adjacency::{Adjacency, NO_ROW, until_end};
 pub use executor::{Executor, Inline};
+pub use extend::KeptGraph;
 pub(crate) use order::RowOrder;
 pub(crate) use pool::MAX_ROW;
 pub(crate) use vectors::{BuildVectors, LaidOut};
@@ -89,6 +91,12 @@ pub(crate) struct Built {
     /// Edges added because a row could not be reached.
     pub(crate) repaired: u32,
     pub(crate) sample: recall::Sample,
+    /// Rows that got their edges now.
+    pub(crate) new_rows: u32,
+    /// Merges that kept it since it was built from nothing.
+    pub(crate) generation: u32,
+    /// The recall that was sampled then.
+    pub(crate) built_recall: f32,
 }
 
 /// Where the rows shall be, and the vectors by which that was found: their memory can
@@ -121,20 +129,29 @@ pub(crate) fn build(
         GraphBuilder::Leaves if vectors.rows() < LEAST_LEAF_ROWS => GraphBuilder::Insertion,
         asked => asked,
     };
-    let (mut adjacency, order) = match builder {
-        GraphBuilder::Leaves => {
-            let shape = pipnn::Shape::default();
-            let made = pipnn::build(&vectors, params, &shape, executor, &check)?;
-            // An order of some of the rows is none; the graph is as good without.
-            let whole = made.order.len() == vectors.rows() as usize;
-            let order = whole.then(|| RowOrder::new(&made.order, vectors.meter()));
-            (made.adjacency, order.transpose()?)
-        }
-        GraphBuilder::Insertion => (build::build(&vectors, params, executor, &check)?, None),
+    let work = Work {
+        vectors: &vectors,
+        params,
+        builder,
+        executor,
+        check: &check,
     };
-    let repaired = reach::connect(&vectors, &mut adjacency, &check)?;
-    let sample = recall::sample(&vectors, &adjacency, params.seed, executor, &check)?;
-    let layout = order.map(|order| {
+    let kept = rows.kept_graph();
+    let (edges, kept) = match kept.map(|kept| work.out_of(kept)).transpose()?.flatten() {
+        Some(edges) => (edges, kept),
+        None => (work.from_nothing()?, None),
+    };
+    let Edges {
+        mut adjacency,
+        order,
+        new_rows,
+        repaired,
+        sample,
+    } = edges;
+    // An order of some of the rows is none; the graph is as good without.
+    let order = order.filter(|order| order.len() == vectors.rows() as usize);
+    let order = order.map(|order| RowOrder::new(&order, vectors.meter()));
+    let layout = order.transpose()?.map(|order| {
         adjacency.renumber(&order);
         Layout { order, vectors }
     });
@@ -142,7 +159,72 @@ pub(crate) fn build(
         adjacency,
         layout,
         builder,
+        new_rows,
         repaired,
         sample,
+        generation: kept.map_or(0, |kept| kept.generation().saturating_add(1)),
+        built_recall: kept.map_or(sample.recall, KeptGraph::built_recall),
     })
+}
+
+/// A connected graph of all rows, and their order if it has one.
+struct Edges {
+    adjacency: Adjacency,
+    order: Option<Vec<u32>>,
+    new_rows: u32,
+    repaired: u32,
+    sample: recall::Sample,
+}
+
+/// What either way to a graph takes.
+struct Work<'a> {
+    vectors: &'a BuildVectors,
+    params: &'a GraphParams,
+    builder: GraphBuilder,
+    executor: &'a dyn Executor,
+    check: Check<'a>,
+}
+
+impl Work<'_> {
+    fn from_nothing(&self) -> Result<Edges, SegmentError> {
+        let (vectors, params, executor) = (self.vectors, self.params, self.executor);
+        let (adjacency, order) = match self.builder {
+            GraphBuilder::Leaves => {
+                let shape = pipnn::Shape::default();
+                let made = pipnn::build(vectors, params, &shape, executor, self.check)?;
+                (made.adjacency, Some(made.order))
+            }
+            GraphBuilder::Insertion => {
+                let made = build::build(vectors, params, executor, self.check)?;
+                (made, None)
+            }
+        };
+        self.connected(adjacency, order, vectors.rows())
+    }
+
+    /// Out of one that is kept; `None` if that makes none that is good enough.
+    fn out_of(&self, kept: &dyn KeptGraph) -> Result<Option<Edges>, SegmentError> {
+        let made = extend::build(self.vectors, self.params, kept, self.executor, self.check)?;
+        let Some(made) = made else { return Ok(None) };
+        let edges = self.connected(made.adjacency, Some(made.order), made.new_rows)?;
+        Ok(Some(edges).filter(|edges| edges.sample.recall >= kept.least_recall()))
+    }
+
+    fn connected(
+        &self,
+        mut adjacency: Adjacency,
+        order: Option<Vec<u32>>,
+        new_rows: u32,
+    ) -> Result<Edges, SegmentError> {
+        let vectors = self.vectors;
+        let repaired = reach::connect(vectors, &mut adjacency, self.check)?;
+        let sample = recall::sample(vectors, &adjacency, self.executor, self.check)?;
+        Ok(Edges {
+            adjacency,
+            order,
+            new_rows,
+            repaired,
+            sample,
+        })
+    }
 }

@@ -4,27 +4,40 @@
 //! worse from merge to merge is noticed. A row looks for its neighbours with
 //! itself left out; since its own edges lead there, the figure is higher than
 //! for queries from elsewhere and tells graphs apart rather than what a user
-//! will see. Invariant: depends on vectors, graph and seed alone. Must not know:
+//! will see. Invariant: depends on vectors and graph alone. Must not know:
 //! files.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::SegmentError;
 use crate::graph::Check;
 use crate::graph::adjacency::Adjacency;
 use crate::graph::build::FromRow;
 use crate::graph::executor::{Executor, map};
-use crate::graph::random::SplitMix;
+use crate::graph::pipnn::{Block, products};
 use crate::graph::vectors::BuildVectors;
 use crate::graph::walk::{WalkScratch, walk};
 
-/// Distances that the sample may take: a hundredth of a build of a million rows.
-const COMPARISONS: u64 = 20_000_000;
-/// Rows that look for their neighbours: enough to see a drop of a few points.
-const MOST_SAMPLES: u64 = 100;
-const LEAST_SAMPLES: u64 = 20;
+/// Rows that look for their neighbours: enough to see a drop of a point.
+const MOST_SAMPLES: u32 = 200;
+const LEAST_SAMPLES: u32 = 20;
+/// One row in so many looks: the sample takes little of a build of any size.
+const SHARE: u32 = 50;
 /// Neighbours each.
 const K: usize = 10;
 /// Size of the search list.
 const L: usize = 32;
+/// Rows that are compared with all that look at once.
+const BLOCK: usize = 256;
+/// Blocks of one task.
+const TASK_BLOCKS: usize = 16;
+/// Blocks whose nearest wait in memory.
+const WAVE_BLOCKS: usize = 64 * TASK_BLOCKS;
+/// Rows beside the nearest by a product that may be among the nearest after all.
+const SPARE: usize = 6;
 
 /// A measured recall.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,21 +51,19 @@ pub(crate) struct Sample {
 pub(crate) fn sample(
     vectors: &BuildVectors,
     graph: &Adjacency,
-    seed: u64,
     executor: &dyn Executor,
     check: Check<'_>,
 ) -> Result<Sample, SegmentError> {
     let rows = vectors.rows();
-    let affordable = (COMPARISONS / u64::from(rows).max(1)).clamp(LEAST_SAMPLES, MOST_SAMPLES);
-    let mut random = SplitMix::new(seed);
-    let samples: Vec<u32> = (0..affordable.min(u64::from(rows)))
-        .map(|_| random.below(u64::from(rows)) as u32)
-        .collect();
+    let count = (rows / SHARE).clamp(LEAST_SAMPLES, MOST_SAMPLES).min(rows);
+    let samples = chosen(vectors, count as usize);
     let wanted = K.min(rows as usize - 1);
+    let near = nearest(vectors, &samples, wanted + SPARE, executor, check)?;
     let found = map(executor, samples.len(), |n| {
         check()?;
         let row = samples.get(n).copied().unwrap_or_default();
-        Ok(found_of(vectors, graph, row, wanted))
+        let near = near.get(n).map_or(&[][..], Vec::as_slice);
+        Ok(found_of(vectors, graph, row, near, wanted))
     });
     let found: Vec<usize> = found.into_iter().collect::<Result<_, SegmentError>>()?;
     let all = (wanted * samples.len()).max(1);
@@ -63,18 +74,108 @@ pub(crate) fn sample(
     })
 }
 
-/// How many of a row's true neighbours a walk finds, ties counted.
-fn found_of(vectors: &BuildVectors, graph: &Adjacency, row: u32, wanted: usize) -> usize {
-    let others = (0..vectors.rows()).filter(|other| *other != row);
-    let mut nearest: Vec<f32> = Vec::with_capacity(wanted + 1);
-    for distance in others.map(|other| vectors.between(row, other)) {
-        if nearest.len() < wanted || nearest.last().is_some_and(|last| distance < *last) {
-            let at = nearest.partition_point(|other| *other <= distance);
-            nearest.insert(at, distance);
-            nearest.truncate(wanted);
+/// The rows whose vectors have the least hashes. A merge leaves most of them as they
+/// were, so that what differs from one graph to the next is the graphs and not the
+/// sample (after Broder, "On the resemblance and containment of documents", 1997).
+pub(super) fn chosen(vectors: &BuildVectors, count: usize) -> Vec<u32> {
+    // Of rows in one place one looks: else a sample might be of these alone.
+    let mut least: BTreeMap<u64, u32> = BTreeMap::new();
+    for row in 0..vectors.rows() {
+        let hash = xxh3_64(bytemuck::must_cast_slice(vectors.stored(row)));
+        let most = least.last_key_value().map(|(most, _)| *most);
+        if least.len() < count || most.is_some_and(|most| hash < most) {
+            least.entry(hash).or_insert(row);
+        }
+        if least.len() > count {
+            least.pop_last();
         }
     }
-    let Some(bound) = nearest.last() else {
+    least.into_values().collect()
+}
+
+/// For each of the samples the `count` other rows that are nearest, by products of
+/// matrices, whose last digits are lost.
+fn nearest(
+    vectors: &BuildVectors,
+    samples: &[u32],
+    count: usize,
+    executor: &dyn Executor,
+    check: Check<'_>,
+) -> Result<Vec<Vec<(f32, u32)>>, SegmentError> {
+    let origin = vectors.row(vectors.rows() / 2);
+    let mut looking = Block::default();
+    looking.gather(vectors, samples, origin);
+    let blocks = (vectors.rows() as usize).div_ceil(BLOCK);
+    let mut near = vec![Vec::new(); samples.len()];
+    for wave in (0..blocks).step_by(WAVE_BLOCKS) {
+        let end = blocks.min(wave + WAVE_BLOCKS);
+        let found = map(executor, (end - wave).div_ceil(TASK_BLOCKS), |task| {
+            check()?;
+            let first = wave + task * TASK_BLOCKS;
+            let blocks = first..end.min(first + TASK_BLOCKS);
+            Ok::<_, SegmentError>(near_in(vectors, samples, (&looking, origin), blocks, count))
+        });
+        for task in found {
+            for (near, more) in near.iter_mut().zip(task?) {
+                near.extend(more);
+                keep_nearest(near, count);
+            }
+        }
+    }
+    Ok(near)
+}
+
+/// The same among the rows of some blocks.
+fn near_in(
+    vectors: &BuildVectors,
+    samples: &[u32],
+    (looking, origin): (&Block, &[f32]),
+    blocks: Range<usize>,
+    count: usize,
+) -> Vec<Vec<(f32, u32)>> {
+    let mut near = vec![Vec::new(); samples.len()];
+    let (mut block, mut found) = (Block::default(), Vec::new());
+    for first in blocks.map(|block| (block * BLOCK) as u32) {
+        let rows: Vec<u32> = (first..vectors.rows()).take(BLOCK).collect();
+        block.gather(vectors, &rows, origin);
+        found.clear();
+        found.resize(samples.len() * rows.len(), 0.0);
+        let (a, b) = (&looking.components, &block.components);
+        products(a, b, vectors.dimension(), &mut found);
+        let lines = found.chunks_exact(rows.len().max(1));
+        for ((near, line), sample) in near.iter_mut().zip(lines).zip(samples) {
+            let keys = block.norms.iter().zip(line).map(|(norm, x)| norm - 2.0 * x);
+            let last: Option<&(f32, u32)> = near.get(count - 1);
+            let bound = last.map_or(f32::INFINITY, |last| last.0);
+            let other = |(key, row): &(f32, u32)| *key < bound && row != sample;
+            let before = near.len();
+            near.extend(keys.zip(rows.iter().copied()).filter(other));
+            if near.len() > before {
+                keep_nearest(near, count);
+            }
+        }
+    }
+    near
+}
+
+fn keep_nearest(near: &mut Vec<(f32, u32)>, count: usize) {
+    near.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    near.truncate(count);
+}
+
+/// How many of a row's true neighbours, which are among those `near`, a walk finds;
+/// ties counted.
+fn found_of(
+    vectors: &BuildVectors,
+    graph: &Adjacency,
+    row: u32,
+    near: &[(f32, u32)],
+    wanted: usize,
+) -> usize {
+    let exact = near.iter().map(|(_, other)| vectors.between(row, *other));
+    let mut exact: Vec<f32> = exact.collect();
+    exact.sort_unstable_by(f32::total_cmp);
+    let Some(bound) = wanted.checked_sub(1).and_then(|last| exact.get(last)) else {
         return 0;
     };
     let space = FromRow {

@@ -27,8 +27,10 @@ use crate::writer::RowSource;
 pub(crate) struct BuildVectors {
     dimension: usize,
     count: u32,
-    /// Whether there is a component that no stored vector has.
-    augmented: bool,
+    metric: Metric,
+    /// The largest squared norm, under inner product: there is one component more than
+    /// is stored.
+    largest: f64,
     components: Pages<f32>,
     /// Where the build's memory is counted.
     meter: Option<Meter>,
@@ -77,7 +79,7 @@ impl BuildVectors {
         rows: &impl RowSource,
         order: &RowOrder,
     ) -> Result<LaidOut, SegmentError> {
-        let stored = self.dimension - usize::from(self.augmented);
+        let stored = self.dimension - usize::from(self.is_augmented());
         for row in 0..self.count {
             let vector = rows.vector(Row(row))?;
             let start = order.place(row) as usize * stored;
@@ -140,7 +142,8 @@ impl BuildVectors {
             count,
             components,
             meter: meter.cloned(),
-            augmented: metric == Metric::InnerProduct,
+            metric,
+            largest,
             kernel: Distance::new(Kernel::L2, Some(dimension)),
         })
     }
@@ -155,11 +158,16 @@ impl BuildVectors {
         Self::make(metric, dimension, rows.len() as u32, None, read)
     }
 
+    /// Whether there is a component that no stored vector has.
+    fn is_augmented(&self) -> bool {
+        self.metric == Metric::InnerProduct
+    }
+
     /// How short a list may be, for R. In the space made for inner products few
     /// edges would lead to rows of large norm, which are far from all others and
     /// nearest to most queries; so no list is left short (docs/decisions/0006).
     pub(crate) fn least_degree(&self, max_degree: usize) -> usize {
-        if self.augmented {
+        if self.is_augmented() {
             max_degree
         } else {
             max_degree / 2
@@ -183,6 +191,40 @@ impl BuildVectors {
             .as_slice()
             .get(start..start + self.dimension)
             .unwrap_or_default()
+    }
+
+    /// A vector that is none of the rows, as it would be among them.
+    pub(crate) fn placed(&self, vector: &[f32]) -> Vec<f32> {
+        let scale = match self.metric {
+            Metric::L2 | Metric::InnerProduct => 1.0,
+            Metric::Cosine => 1.0 / squared_norm(vector).sqrt(),
+        };
+        let mut placed: Vec<f32> = vector
+            .iter()
+            .map(|x| (f64::from(*x) * scale) as f32)
+            .collect();
+        if self.metric == Metric::InnerProduct {
+            placed.push((self.largest - squared_norm(vector)).max(0.0).sqrt() as f32);
+        }
+        placed
+    }
+
+    /// Squared L2 distance of a row and a vector of as many components; infinite from
+    /// one that has other.
+    pub(crate) fn distance(&self, placed: &[f32], row: u32) -> f32 {
+        if placed.len() != self.dimension {
+            return f32::INFINITY;
+        }
+        self.kernel.call(placed, self.row(row))
+    }
+
+    /// A row's components without the one that no stored vector has.
+    pub(crate) fn stored(&self, row: u32) -> &[f32] {
+        let row = self.row(row);
+        match self.is_augmented() {
+            true => row.split_last().map_or(row, |(_, stored)| stored),
+            false => row,
+        }
     }
 
     /// Squared L2 distance of two rows.

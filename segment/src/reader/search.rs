@@ -14,6 +14,7 @@ use crate::id::Row;
 use crate::reader::Segment;
 use crate::reader::space::{
     CodesInPlace, CodesThrough, EdgesInPlace, EdgesThrough, Graph, VectorsInPlace, VectorsThrough,
+    bad_edge,
 };
 use crate::source::{Section, SectionSource};
 
@@ -65,6 +66,27 @@ impl<S: SectionSource> Segment<S> {
     #[must_use]
     pub fn walks_codes(&self) -> bool {
         self.codec.is_some()
+    }
+
+    /// Puts a row's out-neighbours into `out`, which is emptied first; none if the segment
+    /// has no graph.
+    ///
+    /// # Errors
+    /// `Invalid` for a row that the segment lacks; `Corruption`; `Io`.
+    pub fn neighbors(&self, row: Row, out: &mut Vec<Row>) -> Result<(), SegmentError> {
+        out.clear();
+        self.check_row(row)?;
+        let (Some(section), Some(stats)) = (&self.sections.graph, &self.stats.graph) else {
+            return Ok(());
+        };
+        let edges = EdgesThrough::new(self, section, stats.max_degree as usize);
+        edges.visit(row.0, |to| match to < self.expected.rows {
+            true => {
+                out.push(Row(to));
+                Ok(())
+            }
+            false => Err(bad_edge(section, to)),
+        })
     }
 
     /// Walks the graph from its start point until the `l` nearest rows met have

@@ -68,7 +68,7 @@ impl<R: Distances, L: Edges, E: From<SegmentError>> Space for Graph<R, L, E> {
 /// An edge that leads out of the segment. Where it is cannot be told from the
 /// row that it names, only the section.
 #[cold]
-fn bad_edge(section: &Section, row: u32) -> SegmentError {
+pub(super) fn bad_edge(section: &Section, row: u32) -> SegmentError {
     section.corruption(0, format!("an edge to row {row}, which does not exist"))
 }
 
@@ -318,12 +318,25 @@ impl<'a, S: SectionSource> EdgesThrough<'a, S> {
     }
 }
 
-impl<S: SectionSource> Edges for EdgesThrough<'_, S> {
-    fn neighbors(&self, row: u32, out: &mut Vec<u32>) -> Result<(), SegmentError> {
+impl<S: SectionSource> EdgesThrough<'_, S> {
+    /// Visits a row's out-neighbours, whatever rows they name.
+    pub(super) fn visit(
+        &self,
+        row: u32,
+        visit: impl FnMut(u32) -> Result<(), SegmentError>,
+    ) -> Result<(), SegmentError> {
         let bytes = self.segment.source.get(self.section, self.range(row))?;
         let places = (0..self.degree).map_while(|n| u32_at(&bytes, n));
-        out.extend(places.take_while(|row| *row != NO_ROW));
-        Ok(())
+        places.take_while(|row| *row != NO_ROW).try_for_each(visit)
+    }
+}
+
+impl<S: SectionSource> Edges for EdgesThrough<'_, S> {
+    fn neighbors(&self, row: u32, out: &mut Vec<u32>) -> Result<(), SegmentError> {
+        self.visit(row, |to| {
+            out.push(to);
+            Ok(())
+        })
     }
 
     fn prefetch(&self, row: u32) {

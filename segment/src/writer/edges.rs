@@ -28,6 +28,8 @@ pub(super) fn write_graph<W: Write>(
         sampled_recall: built.sample.recall,
         repaired: built.repaired,
         seed: params.seed,
+        generation: built.generation,
+        built_recall: built.built_recall,
         ..GraphStats::default()
     };
     (0..edges.rows()).for_each(|row| stats.count(edges.neighbors(row).len()));

@@ -21,7 +21,7 @@ use std::io::Write;
 use crate::codes::{Centre, CodeKind};
 use crate::distance::{inverse_norm, validate_vector};
 use crate::error::SegmentError;
-use crate::graph::{self, Executor, GraphParams};
+use crate::graph::{self, Executor, GraphParams, KeptGraph};
 use crate::id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 use crate::layout::{Header, MAX_ROWS, SectionTag};
 use crate::memory::{Held, Meter};
@@ -78,6 +78,12 @@ pub trait RowSource: Sync {
     /// # Errors
     /// As [`RowSource::vector`].
     fn payload(&self, row: Row) -> Result<Option<Cow<'_, [u8]>>, SegmentError>;
+
+    /// A graph of most of the rows that was made before, if a new one shall be made out
+    /// of it. Default: none.
+    fn kept_graph(&self) -> Option<&dyn KeptGraph> {
+        None
+    }
 
     /// Where the memory of the work is counted while it is held: what a graph is built
     /// in, and what the writer keeps for each row. Default: nowhere.
@@ -143,6 +149,17 @@ pub struct SegmentSummary {
     pub min_seqno: SeqNo,
     /// Greatest sequence number of the rows.
     pub max_seqno: SeqNo,
+    /// How its graph was made, if it has one.
+    pub graph: Option<GraphMade>,
+}
+
+/// How a graph was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphMade {
+    /// Rows that got their edges now; those of a graph that was kept had them.
+    pub new_rows: u32,
+    /// Merges that kept it since it was built from nothing; 0 if that was now.
+    pub generation: u32,
 }
 
 /// Writes a segment of all rows to `out`, in pieces of up to 256 KiB, with a
@@ -197,6 +214,10 @@ pub fn write_segment(
     let shape = (params.metric, params.dimension);
     let built = graph.map(|build| graph::build(rows, shape, &build.params, build.executor));
     let mut built = built.transpose()?;
+    let made = built.as_ref().map(|built| GraphMade {
+        new_rows: built.new_rows,
+        generation: built.generation,
+    });
     let layout = built.as_mut().and_then(|built| built.layout.take());
     let mut rows = FileRows::new(rows, layout)?;
     let mut body = Body::new(out, params.file_id);
@@ -225,6 +246,7 @@ pub fn write_segment(
         rows: count,
         min_seqno: stats.min_seqno,
         max_seqno: stats.max_seqno,
+        graph: made,
     })
 }
 

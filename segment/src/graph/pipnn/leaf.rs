@@ -15,14 +15,19 @@ const ROWS_AHEAD: usize = 6;
 
 /// Rows side by side in memory, moved by a common origin.
 #[derive(Default)]
-pub(super) struct Block {
-    pub(super) components: Vec<f32>,
-    pub(super) norms: Vec<f32>,
+pub(in crate::graph) struct Block {
+    pub(in crate::graph) components: Vec<f32>,
+    pub(in crate::graph) norms: Vec<f32>,
 }
 
 impl Block {
     /// Holds the rows from now on, relative to `origin`.
-    pub(super) fn gather(&mut self, vectors: &BuildVectors, rows: &[u32], origin: &[f32]) {
+    pub(in crate::graph) fn gather(
+        &mut self,
+        vectors: &BuildVectors,
+        rows: &[u32],
+        origin: &[f32],
+    ) {
         self.components.clear();
         self.norms.clear();
         for (i, &row) in rows.iter().enumerate() {

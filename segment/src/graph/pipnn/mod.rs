@@ -32,7 +32,9 @@ use crate::memory::Held;
 use candidates::{Candidates, locked};
 use carve::{CarveScratch, Leaders};
 use clusters::Offers;
+pub(super) use leaf::Block;
 use leaf::LeafScratch;
+pub(super) use products::products;
 
 /// Rows whose candidates one task may change.
 const SHARD_ROWS: usize = 4096;

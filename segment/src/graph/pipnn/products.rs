@@ -10,7 +10,7 @@
 
 /// Writes into `out`, row by row, the product of each row of `a` with each of `b`;
 /// all rows have `dimension` components. Nothing if the lengths do not fit.
-pub(super) fn products(a: &[f32], b: &[f32], dimension: usize, out: &mut [f32]) {
+pub(in crate::graph) fn products(a: &[f32], b: &[f32], dimension: usize, out: &mut [f32]) {
     if dimension == 0 {
         return;
     }
