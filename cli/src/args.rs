@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::text;
-pub(crate) use bench::{Bench, BenchIngest, Figures, LoadArgs};
+pub(crate) use bench::{Bench, BenchIngest, BenchMerge, Figures, LoadArgs};
 pub(crate) use salvage::Salvage;
 
 /// Store vectors durably and search them.
@@ -148,6 +148,23 @@ Examples:
   esker bench-ingest --data ./sift --rows 200000 --durability os --json
   esker bench-ingest --data ./sift --threads 4 --batch 100")]
     BenchIngest(BenchIngest),
+    /// Measure a merge that keeps a graph, beside one that builds it anew
+    #[command(long_about = "\
+Measure a merge that keeps a graph, beside one that builds it anew.
+
+The first rows of DIR/base.fvecs or DIR/base.bvecs, a share of --split, are loaded and \
+compacted into one segment; the others are flushed to segments beside it. Then all are \
+compacted: once the merge may make its graph out of the large one (seconds, cpu_s, \
+peak_rss_mb), once, in a second database, it builds a graph of all rows \
+(seconds_rebuild, ...). cpu_ratio is the processor time of the one over that of the other, \
+all threads; recall_merge and recall_rebuild what both find of the k true neighbours \
+with the same search list; graph_rows the rows that got their edges in the merge. \
+What the system does not tell is null.")]
+    #[command(after_help = "\
+Examples:
+  esker bench-merge --data ./sift
+  esker bench-merge --data ./sift --split 0.8 --l 32,64,128 --json")]
+    BenchMerge(BenchMerge),
     /// Measure speed and recall of searches, and what they cost
     #[command(long_about = "\
 Measure speed and recall of searches, and what they cost.

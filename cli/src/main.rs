@@ -46,6 +46,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Salvage(args) => return commands::salvage(&args),
         Command::Compact(args) => commands::compact(&args),
         Command::BenchIngest(args) => bench::ingest(&args),
+        Command::BenchMerge(args) => bench::merge(&args),
         Command::Bench(args) => bench::search(&args),
         Command::Figures(args) => figures::run(&args),
         Command::DemoChild { dir } => demo::child::run(&dir),

@@ -4,8 +4,10 @@
 //! streams their live rows, verified, into the rows of one new segment. Neither
 //! sees the manifest: planning, committing and deleting are the engine's.
 
+mod cost;
 mod merge;
 mod policy;
 
+pub use cost::{BuildReason, GraphInput, GraphWork, LOST_RECALL, MAX_GENERATION, graph_work};
 pub use merge::{MergeInput, MergedRows, carry_over};
 pub use policy::{MAX_ROWS, Plan, Policy, Reason, SegmentDescription};

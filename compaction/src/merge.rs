@@ -14,10 +14,12 @@ use std::collections::BinaryHeap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::cost::LOST_RECALL;
 use esker_segment::memory::{Held, Meter};
 use esker_segment::mutants::planted;
 use esker_segment::{
-    DeletionVector, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo, VisitKey,
+    DeletionVector, GraphStats, KeptGraph, Key, Row, RowSource, SectionSource, Segment,
+    SegmentError, SeqNo, VisitKey,
 };
 
 /// A segment to merge, with the rows of it that are superseded.
@@ -42,6 +44,8 @@ pub struct MergedRows<'a, S: SectionSource> {
     failed: AtomicUsize,
     /// Where the memory of the merge is counted, and what of it is for the order.
     meter: Option<(&'a Meter, Held)>,
+    /// The input whose graph the output's is made of.
+    kept: Option<usize>,
 }
 
 impl<'a, S: SectionSource> MergedRows<'a, S> {
@@ -64,6 +68,7 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
             cancelled,
             failed: AtomicUsize::new(0),
             meter: None,
+            kept: None,
         };
         let ordered = merged.list_rows().and_then(|()| merged.order());
         match ordered {
@@ -81,6 +86,15 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         let bytes =
             self.rows.capacity() * size_of::<Row>() + self.by_key.capacity() * size_of::<u32>();
         self.meter = Some((meter, meter.hold(bytes)));
+        self
+    }
+
+    /// The same; a graph of them shall be made out of that of one of the inputs, by its
+    /// index. Nothing is kept of an input that is not there or has no graph.
+    #[must_use]
+    pub fn keeping_graph_of(mut self, input: usize) -> Self {
+        let graph = |input: &MergeInput<'_, S>| input.segment.has_graph();
+        self.kept = Some(input).filter(|at| self.inputs.get(*at).is_some_and(graph));
         self
     }
 
@@ -272,6 +286,10 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
         self.read(row, Segment::seqno)
     }
 
+    fn kept_graph(&self) -> Option<&dyn KeptGraph> {
+        self.kept.map(|_| self as &dyn KeptGraph)
+    }
+
     fn meter(&self) -> Option<&Meter> {
         self.meter.as_ref().map(|(meter, _)| *meter)
     }
@@ -293,6 +311,66 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
                 .payload(row)?
                 .map(|payload| Cow::Owned(payload.to_vec())))
         })
+    }
+}
+
+/// The graph of the input that keeps its graph.
+impl<S: SectionSource> KeptGraph for MergedRows<'_, S> {
+    fn rows(&self) -> u32 {
+        self.keeping().map_or(0, |(_, segment)| segment.rows())
+    }
+
+    fn start(&self) -> Row {
+        Row(self.kept_stats().start)
+    }
+
+    fn generation(&self) -> u32 {
+        self.kept_stats().generation
+    }
+
+    fn built_recall(&self) -> f32 {
+        self.kept_stats().built_recall
+    }
+
+    fn least_recall(&self) -> f32 {
+        self.kept_stats().built_recall - LOST_RECALL
+    }
+
+    fn number(&self, row: Row) -> Option<Row> {
+        let (input, _) = self.keeping()?;
+        self.number(input, row).map(Row)
+    }
+
+    fn neighbors(&self, row: Row, out: &mut Vec<Row>) -> Result<(), SegmentError> {
+        self.of_kept(|segment| segment.neighbors(row, out))
+    }
+
+    fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
+        self.of_kept(|segment| Ok(Cow::Owned(segment.vector(row)?.to_vec())))
+    }
+}
+
+impl<'a, S: SectionSource> MergedRows<'a, S> {
+    fn keeping(&self) -> Option<(usize, &'a Segment<S>)> {
+        let at = self.kept?;
+        Some((at, self.inputs.get(at)?.segment))
+    }
+
+    fn kept_stats(&self) -> GraphStats {
+        let stats = self
+            .keeping()
+            .and_then(|(_, segment)| segment.stats().graph);
+        stats.unwrap_or_default()
+    }
+
+    fn of_kept<T>(
+        &self,
+        read: impl FnOnce(&'a Segment<S>) -> Result<T, SegmentError>,
+    ) -> Result<T, SegmentError> {
+        let (at, segment) = self
+            .keeping()
+            .ok_or_else(|| SegmentError::Invalid("no graph is kept".into()))?;
+        self.blame(at, read(segment))
     }
 }
 

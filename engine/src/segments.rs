@@ -252,13 +252,15 @@ impl Outputs {
     }
 
     /// Writes `rows` as a segment file, with a graph if `with_graph` and they are
-    /// many enough, and reads the whole of it back. `origin` names the file that
+    /// many enough, and reads the whole of it back. `moved` is told of bytes as they are
+    /// written and may wait. `origin` names the file that
     /// reading a row failed in, if it was that.
     pub(crate) fn write_segment(
         &self,
         info: &CollectionInfo,
         rows: &impl RowSource,
         with_graph: bool,
+        moved: &dyn Fn(u64),
         origin: impl Fn() -> Option<PathBuf>,
     ) -> Result<SegmentFile> {
         let id = SegmentId(self.numbers.take());
@@ -281,13 +283,14 @@ impl Outputs {
         let _builds = build.as_ref().map(|_| self.graph_builds.hold(1));
         let buffer = self.builds.hold(OUTPUT_BUFFER);
         let summary = publish_file(&self.directory, name, |out| {
-            write_segment(rows, &params, build.as_ref(), out).map_err(|error| {
+            let mut out = Told { out, moved };
+            write_segment(rows, &params, build.as_ref(), &mut out).map_err(|error| {
                 Error::in_segment(&origin().unwrap_or_else(|| path.clone()), error)
             })
         })?;
         drop(buffer);
-        if build.is_some() {
-            self.counters.graph_built(summary.rows);
+        if let Some(made) = summary.graph {
+            self.counters.graph_built(made);
         }
         let meta = SegmentMeta {
             id,
@@ -369,6 +372,24 @@ impl Outputs {
             Field::SetDeletions(collection, segment, meta)
         });
         Ok((fields.collect(), Some(FilePin::new(path, &self.garbage))))
+    }
+}
+
+/// An output whose bytes somebody is told of.
+struct Told<'a, W> {
+    out: &'a mut W,
+    moved: &'a dyn Fn(u64),
+}
+
+impl<W: std::io::Write> std::io::Write for Told<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        (self.moved)(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -7,6 +7,8 @@ mod memory;
 
 use std::time::Duration;
 
+use esker_segment::GraphMade;
+
 use crate::core::Core;
 use crate::segment_file::LiveSegment;
 use crate::sync::Ordering;
@@ -22,6 +24,8 @@ pub(crate) struct Counters {
     bytes_ingested: AtomicU64,
     segment_bytes: AtomicU64,
     graph_rows_built: AtomicU64,
+    graphs_built: AtomicU64,
+    graphs_kept: AtomicU64,
     flushes: AtomicU64,
     merges: AtomicU64,
     slowdowns: AtomicU64,
@@ -44,9 +48,12 @@ impl Counters {
         add(&self.segment_bytes, bytes);
     }
 
-    /// A graph of so many rows was made.
-    pub(crate) fn graph_built(&self, rows: u32) {
-        add(&self.graph_rows_built, u64::from(rows));
+    pub(crate) fn graph_built(&self, made: GraphMade) {
+        add(&self.graph_rows_built, u64::from(made.new_rows));
+        match made.generation {
+            0 => add(&self.graphs_built, 1),
+            _ => add(&self.graphs_kept, 1),
+        }
     }
 
     pub(crate) fn flushed(&self) {
@@ -82,9 +89,13 @@ pub struct Stats {
     pub bytes_ingested: u64,
     /// Bytes of frames appended to the log.
     pub bytes_written_log: u64,
-    /// Rows of all graphs that flushes and merges made: beside the rows that were put,
-    /// how often each row's edges were chosen.
+    /// Rows whose edges flushes and merges chose: beside the rows that were put, how often
+    /// each row's edges were chosen. Rows of a graph that was kept are not among them.
     pub graph_rows_built: u64,
+    /// Graphs that flushes and merges built from nothing.
+    pub graphs_built: u64,
+    /// Graphs that merges made out of that of their largest input.
+    pub graphs_kept: u64,
     /// Bytes of segments and deletion vectors written by flushes and merges.
     pub bytes_written_segments: u64,
     /// Memtables flushed.
@@ -161,6 +172,8 @@ impl Core {
             bytes_written_log: self.log.bytes_written(),
             bytes_written_segments: get(&counters.segment_bytes),
             graph_rows_built: get(&counters.graph_rows_built),
+            graphs_built: get(&counters.graphs_built),
+            graphs_kept: get(&counters.graphs_kept),
             flushes: get(&counters.flushes),
             merges: get(&counters.merges),
             slowdowns: get(&counters.slowdowns),

@@ -25,15 +25,15 @@ pub(crate) struct LoadArgs {
     /// Rows in one batch
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) batch: u64,
-    /// Directory for the database, which is then kept [default: a temporary one]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) db: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchIngest {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+    /// Directory for the database, which is then kept [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) db: Option<PathBuf>,
     /// Rows to write; the file is gone through again, under new keys, if it has fewer
     /// [default: those of the file]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
@@ -54,6 +54,44 @@ pub(crate) struct BenchIngest {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct BenchMerge {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Rows to load from the start of the file [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
+    pub(crate) rows: Option<u64>,
+    /// Share of the rows that the large segment has
+    #[arg(long, default_value_t = 0.9, value_name = "SHARE", value_parser = parse_share)]
+    pub(crate) split: f64,
+    /// Neighbours that each query asks for
+    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) k: u64,
+    /// Sizes of the search list, each at least k
+    #[arg(
+        long,
+        value_name = "L,...",
+        value_delimiter = ',',
+        default_value = "64"
+    )]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) l: Vec<u64>,
+    /// Queries to ask, from the start of the file [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) queries: Option<u64>,
+    /// Print one JSON object a line, one for each size of the search list
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A share between 0 and 1, exclusive.
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if 0.0 < share && share < 1.0 => Ok(share),
+        _ => Err("a number between 0 and 1, like 0.9".to_owned()),
+    }
+}
+
 /// Sizes of the search list that are measured unless others are named.
 pub(super) const L_DEFAULTS: [u64; 12] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 
@@ -61,6 +99,9 @@ pub(super) const L_DEFAULTS: [u64; 12] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 
 pub(crate) struct Bench {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+    /// Directory for the database, which is then kept [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) db: Option<PathBuf>,
     /// Rows to load from the start of the file, whose true neighbours are then computed
     /// [default: all, with the neighbours of groundtruth.ivecs]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]

@@ -31,7 +31,7 @@ struct Ingest {
 pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
     let mut load = Load::plan(&args.load, args.rows, 1)?;
     load.hold_rows()?;
-    if args.writers.len() > 1 && args.load.db.is_some() {
+    if args.writers.len() > 1 && args.db.is_some() {
         return Err(Failure::Usage(
             "--db keeps one database, and each number of --writers gets its own".to_owned(),
         ));
@@ -56,7 +56,7 @@ pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
 
 /// One measurement, in a database that is gone afterwards unless it was asked for.
 fn measure(args: &BenchIngest, load: &Load) -> Result<Value, Failure> {
-    let db = args.load.db.as_deref();
+    let db = args.db.as_deref();
     let scratch = Scratch::new_in(&db.map_or_else(std::env::temp_dir, parent_of))?;
     let db_dir = db.map_or_else(|| scratch.path().join("db"), Path::to_path_buf);
     check_one_disk(&db_dir, scratch.path())?;

@@ -106,7 +106,16 @@ impl Load {
     /// Makes the database and the empty collection. Refuses a database that is
     /// there already: its rows would count among ours.
     pub(super) fn create(&self, db_dir: &Path) -> Result<(Db, Collection), Failure> {
-        let db = Db::open(db_dir, Options::default())?;
+        self.create_with(db_dir, Options::default())
+    }
+
+    /// As [`Load::create`], with other options than the default ones.
+    pub(super) fn create_with(
+        &self,
+        db_dir: &Path,
+        options: Options,
+    ) -> Result<(Db, Collection), Failure> {
+        let db = Db::open(db_dir, options)?;
         if !db.collections().is_empty() {
             return Err(Failure::failed(format!(
                 "{} already holds a database, perhaps of an earlier run; \

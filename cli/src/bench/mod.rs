@@ -1,4 +1,5 @@
-//! Measurements: `bench-ingest` beside the bare disk, `bench` beside the truth.
+//! Measurements: `bench-ingest` beside the bare disk, `bench` beside the truth,
+//! `bench-merge` beside a rebuild.
 //!
 //! Both load a data set the same way ([`load`], from the files that [`dataset`]
 //! finds), and both read memory the same way ([`memory`]). Invariants: rows enter
@@ -6,12 +7,14 @@
 //! measured or is null, never estimated.
 
 mod compare;
+mod cpu;
 mod dataset;
 mod held;
 mod ingest;
 mod judge;
 mod load;
 mod memory;
+mod merge;
 mod point;
 mod raw;
 mod report;
@@ -19,4 +22,5 @@ mod search;
 mod sweep;
 
 pub(crate) use ingest::ingest;
+pub(crate) use merge::merge;
 pub(crate) use search::search;

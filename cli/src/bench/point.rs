@@ -142,7 +142,7 @@ pub(super) fn measure(
 }
 
 /// One round of one thread; the rows of the answers replace those in `answers`.
-fn alone(
+pub(super) fn alone(
     collection: &Collection,
     queries: &[&[f32]],
     options: &SearchOptions,

@@ -68,7 +68,7 @@ pub(crate) fn search(args: &Bench) -> Result<(), Failure> {
     let sweep = named.map_or(growing, Sweep::Named);
     let mut comparison = Comparison::new(args, &load)?;
     let mut judge = Judge::new(&load, &args.load.data, args.k, args.queries)?;
-    let (_scratch, db_dir) = match &args.load.db {
+    let (_scratch, db_dir) = match &args.db {
         Some(dir) => (None, dir.clone()),
         None => {
             let scratch = Scratch::new()?;

@@ -33,6 +33,7 @@ pub struct GraphOptions {
     pub(crate) l_build: u32,
     pub(crate) alpha: f32,
     pub(crate) min_rows: u32,
+    pub(crate) reuse: bool,
 }
 
 impl Default for GraphOptions {
@@ -43,6 +44,7 @@ impl Default for GraphOptions {
             l_build: DEFAULT_L_BUILD,
             alpha: DEFAULT_ALPHA,
             min_rows: DEFAULT_GRAPH_MIN_ROWS,
+            reuse: true,
         }
     }
 }
@@ -89,6 +91,14 @@ impl GraphOptions {
     #[must_use]
     pub fn min_rows(mut self, rows: u32) -> Self {
         self.min_rows = rows;
+        self
+    }
+
+    /// Whether a merge makes its graph out of that of its largest input where that is
+    /// much cheaper than to build one, default true. Without it every merge builds.
+    #[must_use]
+    pub fn reuse(mut self, reuse: bool) -> Self {
+        self.reuse = reuse;
         self
     }
 

@@ -1,0 +1,161 @@
+//! `esker bench-merge`: what a merge that keeps a graph costs and finds, beside one that
+//! builds it anew.
+//!
+//! Owns the measurement: the same rows are loaded twice, in the same way, into one
+//! segment and some small ones beside it; then both are compacted, one of them without
+//! leave to keep a graph. Invariants: nothing runs besides while the clock does; both are
+//! judged by the same queries at the same L. Must not know: how merges work.
+
+use std::path::Path;
+use std::time::Instant;
+
+use esker::{Collection, Db, GraphOptions, Options, SearchOptions};
+use serde_json::{Value, json};
+
+use super::judge::Judge;
+use super::load::Load;
+use super::point::alone;
+use super::{cpu, memory};
+use crate::args::BenchMerge;
+use crate::failure::{Failure, print_line};
+use crate::scratch::Scratch;
+
+/// What one merge cost.
+struct Merged {
+    db: Db,
+    collection: Collection,
+    /// Segments that were merged.
+    inputs: usize,
+    seconds: f64,
+    cpu_s: Option<f64>,
+    peak_rss_mb: Option<f64>,
+    /// Rows that got their edges in it.
+    graph_rows: u64,
+    /// Whether it kept a graph.
+    kept: bool,
+    sampled_recall: Option<f32>,
+}
+
+/// Runs the whole measurement and prints it.
+pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
+    if let Some(l) = args.l.iter().find(|l| **l < args.k) {
+        let k = args.k;
+        return Err(Failure::Usage(format!(
+            "--l {l} is below --k {k}: such a list holds no {k} answers"
+        )));
+    }
+    let load = Load::plan(&args.load, args.rows, 1)?;
+    let first = (load.rows as f64 * args.split).round() as u64;
+    if first == 0 || first >= load.rows {
+        return Err(Failure::Usage(format!(
+            "--split {} of {} rows leaves nothing to merge",
+            args.split, load.rows
+        )));
+    }
+    let mut judge = Judge::new(&load, &args.load.data, args.k, args.queries)?;
+    let scratch = Scratch::new()?;
+    let dir = |name: &str| scratch.path().join(name);
+    let built = measure(&load, first, &dir("built"), false)?;
+    let recall_built = recalls(args, &built, &mut judge, load.rows)?;
+    built.db.close()?;
+    let kept = measure(&load, first, &dir("kept"), true)?;
+    let recall_kept = recalls(args, &kept, &mut judge, load.rows)?;
+    kept.db.close()?;
+    for ((l, merge), rebuild) in args.l.iter().zip(recall_kept).zip(recall_built) {
+        let ratio = kept
+            .cpu_s
+            .zip(built.cpu_s)
+            .map(|(kept, built)| kept / built);
+        let line = json!({
+            "cpu_ratio": ratio.map(rounded),
+            "recall_merge": rounded(merge),
+            "recall_rebuild": rounded(rebuild),
+            "seconds": rounded(kept.seconds),
+            "seconds_rebuild": rounded(built.seconds),
+            "cpu_s": kept.cpu_s.map(rounded),
+            "cpu_s_rebuild": built.cpu_s.map(rounded),
+            "peak_rss_mb": kept.peak_rss_mb.map(f64::round),
+            "peak_rss_mb_rebuild": built.peak_rss_mb.map(f64::round),
+            "kept_graph": kept.kept,
+            "sampled_recall": kept.sampled_recall,
+            "sampled_recall_rebuild": built.sampled_recall,
+            "graph_rows": kept.graph_rows,
+            "graph_rows_rebuild": built.graph_rows,
+            "l": l,
+            "k": args.k,
+            "rows": load.rows,
+            "kept_rows": first,
+            "inputs": kept.inputs,
+            "dimension": load.dimension,
+        });
+        print(args, &line)?;
+    }
+    Ok(())
+}
+
+/// Loads the rows in two parts and merges them.
+fn measure(load: &Load, first: u64, dir: &Path, reuse: bool) -> Result<Merged, Failure> {
+    let options = Options::default()
+        .auto_compact(false)
+        .graph(GraphOptions::new().reuse(reuse));
+    let (db, collection) = load.create_with(dir, options)?;
+    load.write(&db, &collection, 0..first)?;
+    db.flush()?;
+    db.compact()?;
+    load.write(&db, &collection, first..load.rows)?;
+    db.flush()?;
+    let before = db.stats();
+    let peak_begins = memory::forget_peak();
+    let (cpu, started) = (cpu::seconds(), Instant::now());
+    db.compact()?;
+    let seconds = started.elapsed().as_secs_f64();
+    let cpu_s = cpu::seconds()
+        .zip(cpu)
+        .map(|(after, before)| after - before);
+    load.check_count(&collection)?;
+    Ok(Merged {
+        inputs: before.segments,
+        seconds,
+        cpu_s,
+        peak_rss_mb: memory::peak_rss_mb().filter(|_| peak_begins),
+        graph_rows: db.stats().graph_rows_built - before.graph_rows_built,
+        kept: db.stats().graphs_kept > before.graphs_kept,
+        sampled_recall: db.stats().least_sampled_recall,
+        db,
+        collection,
+    })
+}
+
+/// The recall at each size of the search list.
+fn recalls(
+    args: &BenchMerge,
+    merged: &Merged,
+    judge: &mut Judge<'_>,
+    rows: u64,
+) -> Result<Vec<f64>, Failure> {
+    let mut recalls = Vec::new();
+    for l in &args.l {
+        let size = |rows| usize::try_from(rows).unwrap_or(usize::MAX);
+        let options = SearchOptions::new(size(args.k)).l_search(size(*l));
+        let queries: Vec<&[f32]> = judge.queries().collect();
+        let mut answers = Vec::new();
+        alone(&merged.collection, &queries, &options, rows, &mut answers)?;
+        recalls.push(judge.recall(&answers)?);
+    }
+    Ok(recalls)
+}
+
+/// Four digits: a recall of a thousand queries has no more.
+fn rounded(figure: f64) -> f64 {
+    (figure * 10_000.0).round() / 10_000.0
+}
+
+fn print(args: &BenchMerge, line: &Value) -> Result<(), Failure> {
+    if args.json {
+        return print_line(line);
+    }
+    for (name, value) in line.as_object().into_iter().flatten() {
+        print_line(format_args!("{name:<20} {value}"))?;
+    }
+    Ok(())
+}
