@@ -8,10 +8,13 @@
 //! alone while the others go on being merged.
 //! Must not know: how rows are merged, or chosen.
 
+mod watch;
+
 use std::sync::Arc;
 
 use esker_compaction::{
-    MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
+    GraphInput, GraphWork, MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription,
+    carry_over, graph_work,
 };
 use esker_segment::{CollectionId, DeletionVector, SegmentId};
 use esker_wal::mutants::planted;
@@ -20,68 +23,18 @@ use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::files::discard;
+use crate::merges::MergeControl;
+use crate::options::CancelToken;
 use crate::quarantine::check_sound;
 use crate::segment_file::{LiveSegment, Readable, SegmentFile};
 use crate::sync::{AtomicBool, Ordering};
 use crate::view::{CollectionView, Version};
 
-/// Free space that a merge leaves, beside its output.
+pub(crate) use watch::FullMerge;
+use watch::{Asked, MergeWatch, Origin};
+
+/// Free space that is left beside an output.
 const SPARE_BYTES: u64 = 16 << 20;
-
-/// Who wants a merge.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    Background,
-    /// Somebody waits for it.
-    Caller,
-}
-
-/// Held while somebody waits for a full merge.
-pub(crate) struct FullMerge<'a>(&'a Core);
-
-impl Drop for FullMerge<'_> {
-    fn drop(&mut self) {
-        self.0.full_merges.fetch_sub(1, Ordering::AcqRel);
-        self.0.signals.compact.notify();
-    }
-}
-
-/// Whether a running merge is still wanted, and its graph.
-struct MergeWatch<'a> {
-    core: &'a Core,
-    collection: CollectionId,
-    origin: Origin,
-    /// Segments from this number on came after the merge was planned.
-    first_new: u64,
-    rows: u64,
-    /// Whether it builds a graph now.
-    builds: AtomicBool,
-}
-
-impl MergeWatch<'_> {
-    fn is_cancelled(&self) -> bool {
-        let outrun = || self.builds.load(Ordering::Relaxed) && self.is_outrun();
-        self.core.cancel.load(Ordering::Acquire) || self.gives_way() || outrun()
-    }
-
-    fn gives_way(&self) -> bool {
-        self.origin == Origin::Background && self.core.full_merge_announced()
-    }
-
-    /// Whether as many rows came without a graph as this merge has. Without its
-    /// graph it is done soon, and they are merged with it; otherwise segments
-    /// would pile up for as long as the graph takes.
-    fn is_outrun(&self) -> bool {
-        let (view, _) = self.core.published.get();
-        let collection = view.collections.get(&self.collection);
-        let segments = collection.map_or(&[][..], |c| &c.version.segments);
-        let new = segments
-            .iter()
-            .filter(|s| s.id().0 >= self.first_new && s.file.has_graph() == Some(false));
-        let new_rows: u64 = new.map(LiveSegment::live_rows).sum();
-        self.origin == Origin::Background && new_rows >= self.rows
-    }
-}
 
 impl Core {
     fn policy(&self) -> Policy {
@@ -94,13 +47,16 @@ impl Core {
 
     /// Does the most pressing merge, if one is due.
     pub(crate) fn compact_step(&self) -> Result<bool> {
-        if !self.options.auto_compact || self.poison.is_set() {
+        if !self.options.auto_compact || self.merges.is_paused() || self.poison.is_set() {
             return Ok(false);
         }
         let _exclusive = self.compacting.lock();
-        self.merge_one(Origin::Background, |policy, segments| {
-            policy.choose(segments)
-        })
+        let asked = Asked {
+            origin: Origin::Background,
+            only: None,
+            leave: self.merges.in_background(),
+        };
+        self.merge_one(&asked, |policy, segments| policy.choose(segments))
     }
 
     /// Makes background merges give way and flushes leave graphs out, until the
@@ -114,9 +70,20 @@ impl Core {
         self.full_merges.load(Ordering::Acquire) > 0
     }
 
-    /// Merges the segments that each collection has now into one.
-    pub(crate) fn compact_all(&self, announced: FullMerge<'_>) -> Result<()> {
+    /// Merges the segments that each collection has now into one, or those of one
+    /// collection.
+    pub(crate) fn compact_all(
+        &self,
+        announced: FullMerge<'_>,
+        only: Option<CollectionId>,
+        cancel: Option<&CancelToken>,
+    ) -> Result<()> {
         let _exclusive = self.compacting.lock();
+        let asked = Asked {
+            origin: Origin::Caller,
+            only,
+            leave: MergeControl::for_caller(cancel),
+        };
         drop(announced);
         // What is flushed meanwhile is left for the next: this one ends.
         let end = self.numbers.peek();
@@ -126,8 +93,12 @@ impl Core {
         };
         loop {
             let before = self.quarantined().len();
-            match self.merge_one(Origin::Caller, choose) {
+            if self.merges.is_cancelled(&asked.leave) {
+                return Err(Error::Busy("the compaction was cancelled".to_owned()));
+            }
+            match self.merge_one(&asked, choose) {
                 Ok(true) => {}
+                Ok(false) if self.merges.is_cancelled(&asked.leave) => {}
                 Ok(false) => break,
                 // The damaged one is left out from now on.
                 Err(error) if error.is_damage() && self.quarantined().len() > before => {}
@@ -135,26 +106,29 @@ impl Core {
             }
         }
         let (view, _) = self.published.get();
-        view.collections.values().try_for_each(check_sound)
+        let mut merged = view.collections.iter().filter(|(id, _)| asked.is_for(**id));
+        merged.try_for_each(|(_, collection)| check_sound(collection))
     }
 
     fn merge_one(
         &self,
-        origin: Origin,
+        asked: &Asked,
         choose: impl Fn(&Policy, &[SegmentDescription]) -> Option<Plan>,
     ) -> Result<bool> {
         let (view, _) = self.published.get();
         let policy = self.policy();
         for (&id, collection) in &view.collections {
-            let Some(info) = self.info(id) else { continue };
-            if origin == Origin::Caller {
+            let Some(info) = self.info(id).filter(|_| asked.is_for(id)) else {
+                continue;
+            };
+            if asked.origin == Origin::Caller {
                 look_at_all(collection)?;
             }
             let segments = self.describe_all(&collection.version);
             if let Some(plan) = choose(&policy, &segments) {
                 drop(view);
                 let inputs = self.planned_inputs(id, &plan);
-                return self.merge(&info, &inputs, origin);
+                return self.merge(&info, &inputs, asked);
             }
         }
         Ok(false)
@@ -215,12 +189,13 @@ impl Core {
     }
 
     /// Merges `inputs`; false if the merge gave way to another.
-    fn merge(&self, info: &CollectionInfo, inputs: &[LiveSegment], origin: Origin) -> Result<bool> {
+    fn merge(&self, info: &CollectionInfo, inputs: &[LiveSegment], asked: &Asked) -> Result<bool> {
         self.check_headroom(inputs)?;
         let watch = MergeWatch {
             core: self,
             collection: info.id,
-            origin,
+            origin: asked.origin,
+            leave: asked.leave.clone(),
             first_new: self.numbers.peek(),
             rows: inputs.iter().map(LiveSegment::live_rows).sum(),
             builds: AtomicBool::new(false),
@@ -247,7 +222,10 @@ impl Core {
             .map(LiveSegment::read)
             .collect::<Result<_>>()?;
         let cancelled = || watch.is_cancelled();
-        read.iter().try_for_each(|s| verify_input(s, &cancelled))?;
+        for (input, file) in read.iter().zip(inputs) {
+            verify_input(input, &cancelled)?;
+            watch.moved(file.file.meta.len);
+        }
         let failed = |at: Option<usize>, error: Error| match at.and_then(|at| inputs.get(at)) {
             Some(input) => input.file.quarantine(error),
             None => error,
@@ -261,11 +239,16 @@ impl Core {
             let path = path(at).unwrap_or_else(|| self.dir.clone());
             failed(at, Error::in_segment(&path, error))
         })?;
-        let rows = rows.metered(&self.outputs.builds);
+        let mut rows = rows.metered(&self.outputs.builds);
+        if let Some(input) = self.graph_to_keep(&read) {
+            rows = rows.keeping_graph_of(input);
+        }
         let write = |graph| {
             watch.builds.store(graph, Ordering::Relaxed);
             self.outputs
-                .write_segment(info, &rows, graph, || path(rows.failed_input()))
+                .write_segment(info, &rows, graph, &|bytes| watch.moved(bytes), || {
+                    path(rows.failed_input())
+                })
                 .map_err(|error| failed(rows.failed_input(), error))
                 .map(Some)
         };
@@ -281,6 +264,25 @@ impl Core {
         write(false)
     }
 
+    /// The input whose graph the output's is made of, if there is one.
+    fn graph_to_keep(&self, inputs: &[Readable<'_>]) -> Option<usize> {
+        let input = |input: &Readable<'_>| {
+            let rows = u64::from(input.segment.rows());
+            GraphInput {
+                rows,
+                live_rows: rows.saturating_sub(input.deleted.len()),
+                graph: input.segment.stats().graph,
+            }
+        };
+        let inputs: Vec<GraphInput> = inputs.iter().map(input).collect();
+        // The seed is of no account.
+        let params = self.options.graph.params(SegmentId(0));
+        match graph_work(&inputs, &params) {
+            GraphWork::Keep(input) => Some(input).filter(|_| self.options.graph.reuse),
+            GraphWork::Build(_) => None,
+        }
+    }
+
     /// Not if the output would be merged again at once.
     fn merge_builds_graph(&self, watch: &MergeWatch<'_>, inputs: &[LiveSegment]) -> bool {
         let (view, _) = self.published.get();
@@ -291,9 +293,8 @@ impl Core {
 
     fn check_headroom(&self, inputs: &[LiveSegment]) -> Result<()> {
         let rows: u64 = inputs.iter().map(LiveSegment::live_rows).sum();
-        let graph = rows * u64::from(self.options.graph.max_degree) * 4;
         let files: u64 = inputs.iter().map(|s| s.file.meta.len).sum();
-        let needed = files + graph + SPARE_BYTES;
+        let needed = self.bytes_of_output(files, rows);
         let free = self.storage().available_space(&self.dir);
         match free.map_err(|error| Error::io(&self.dir, "measuring free space of", error))? {
             Some(free) if free < needed => Err(Error::Busy(format!(
@@ -302,6 +303,13 @@ impl Core {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Most bytes that a segment takes while it is written: so many of rows, with a
+    /// graph, and what is left free beside it.
+    pub(crate) fn bytes_of_output(&self, bytes: u64, rows: u64) -> u64 {
+        let graph = rows.saturating_mul(u64::from(self.options.graph.max_degree) * 4);
+        bytes.saturating_add(graph).saturating_add(SPARE_BYTES)
     }
 
     fn commit_merge(

@@ -23,6 +23,7 @@ use crate::hot::HotMemory;
 use crate::manifest::{CollectionMeta, CommitError, Edit, Field, Manifest};
 use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
+use crate::merges::MergeControl;
 use crate::options::{Options, Residency};
 use crate::poison::Poison;
 use crate::recovery::RecoveryReport;
@@ -126,6 +127,7 @@ pub(crate) struct Core {
     pub(crate) closed: AtomicBool,
     /// Asks running flushes and merges to give up.
     pub(crate) cancel: AtomicBool,
+    pub(crate) merges: MergeControl,
     /// Callers that wait for a full merge.
     pub(crate) full_merges: AtomicUsize,
     pub(crate) scratches: ScratchPool,

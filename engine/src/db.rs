@@ -4,6 +4,7 @@
 //! database closes when the last handle of any kind is gone, or at `close`.
 //! Must not know: formats.
 
+mod merges;
 mod verify;
 
 use std::path::Path;
@@ -18,7 +19,7 @@ use crate::collection::Collection;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::manifest::{CollectionMeta, CommitError, Field, MAX_NAME_LEN, Seal};
-use crate::options::{Background, CollectionOptions, Options, WriteOptions};
+use crate::options::{Background, CollectionOptions, CompactOptions, Options, WriteOptions};
 use crate::quarantine::QuarantinedSegment;
 use crate::recovery::RecoveryReport;
 use crate::snapshot::Snapshot;
@@ -26,6 +27,8 @@ use crate::stats::Stats;
 use crate::sync::{Mutex, Ordering};
 use crate::view::CollectionView;
 use crate::write::ticket::Ticket;
+
+pub use merges::MergePause;
 
 /// An open database. Cheap to clone and share between threads; all clones are one
 /// database, which closes when the last of them and of its collections is gone.
@@ -382,16 +385,7 @@ impl Db {
     /// As [`Db::flush`]. `Corruption` comes after all else was merged: damaged
     /// segments are left as they are.
     pub fn compact(&self) -> Result<()> {
-        let core = &self.handle.core;
-        let announced = core.announce_full_merge();
-        let flushed = match self.flush() {
-            Err(error) if !error.is_damage() => return Err(error),
-            flushed => flushed,
-        };
-        let compacted = core.compact_all(announced);
-        core.garbage.collect(core.storage());
-        core.warm_all();
-        flushed.and(compacted)
+        self.compact_with(&CompactOptions::new())
     }
 
     /// The segments that turned out to be damaged since the database was opened.

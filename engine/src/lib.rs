@@ -44,6 +44,7 @@ mod batch;
 mod memory;
 mod memtable;
 mod poison;
+mod rate;
 mod top_k;
 mod write;
 
@@ -57,6 +58,7 @@ mod view;
 mod commit;
 mod compact;
 mod flush;
+mod merges;
 mod read;
 mod scan;
 mod search;
@@ -82,17 +84,17 @@ pub mod fuzzing;
 
 pub use batch::WriteBatch;
 pub use collection::Collection;
-pub use db::Db;
+pub use db::{Db, MergePause};
 pub use error::{Error, Result};
 pub use esker_segment::{
     CodeKind, CollectionId, GraphBuilder, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SectionMemory,
     SegmentId, SeqNo,
 };
 pub use options::{
-    Background, CancelToken, CollectionOptions, DEFAULT_ALPHA, DEFAULT_BLOCK_CACHE_BYTES,
-    DEFAULT_DELETION_RATIO, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_L_SEARCH,
-    DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_DEGREE, DEFAULT_MAX_LOG_BYTES,
-    DEFAULT_MEMORY_BUDGET, DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH,
+    Background, CancelToken, CollectionOptions, CompactOptions, DEFAULT_ALPHA,
+    DEFAULT_BLOCK_CACHE_BYTES, DEFAULT_DELETION_RATIO, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD,
+    DEFAULT_L_SEARCH, DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_DEGREE,
+    DEFAULT_MAX_LOG_BYTES, DEFAULT_MEMORY_BUDGET, DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH,
     DEFAULT_SCRUB_BYTES_PER_SECOND, Durability, GraphOptions, MAX_PAYLOAD_BYTES, MapMode, Options,
     RecoveryProgress, Residency, SearchOptions, VerifyOnOpen, VerifyOptions, VerifyProgress,
     WriteOptions,

@@ -33,6 +33,7 @@ use crate::gc::{FilePin, Garbage};
 use crate::hot::HotMemory;
 use crate::manifest::{CommitError, Current, Manifest, ManifestState, replay_manifest};
 use crate::memory::MemoryBudget;
+use crate::merges::MergeControl;
 use crate::options::Options;
 use crate::poison::Poison;
 use crate::search::ScratchPool;
@@ -291,6 +292,7 @@ impl Opening {
         };
         self.mark_named(&deletions);
         self.report.removed_files = self.sweep(manifest.state(), manifest.number())?;
+        let merges = MergeControl::new(&self.options, env.clock().now());
         static OPENED: counter::AtomicU64 = counter::AtomicU64::new(0);
         Ok(Core {
             identity: OPENED.fetch_add(1, Ordering::Relaxed),
@@ -320,6 +322,7 @@ impl Opening {
             report: self.report,
             closed: AtomicBool::new(false),
             cancel: AtomicBool::new(false),
+            merges,
             full_merges: AtomicUsize::new(0),
             scratches: ScratchPool::default(),
             scrubber: Scrubber::default(),

@@ -5,6 +5,7 @@
 //! Injected components ([`Env`]) stand apart from data settings.
 
 mod collection;
+mod compact;
 mod graph;
 mod recovery;
 mod residency;
@@ -22,6 +23,7 @@ use crate::env::{Env, StdEnv};
 use crate::error::{Error, Result};
 
 pub use collection::CollectionOptions;
+pub use compact::CompactOptions;
 pub use graph::{
     DEFAULT_ALPHA, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_MAX_DEGREE, GraphOptions,
 };
@@ -136,6 +138,7 @@ pub struct Options {
     pub(crate) auto_compact: bool,
     pub(crate) merge_width: usize,
     pub(crate) deletion_ratio: f64,
+    pub(crate) merge_bytes_per_second: Option<u64>,
     pub(crate) graph: GraphOptions,
     pub(crate) build_threads: Option<usize>,
     pub(crate) recovery_progress: Option<ProgressCallback>,
@@ -166,6 +169,7 @@ impl Default for Options {
             auto_compact: true,
             merge_width: DEFAULT_MERGE_WIDTH,
             deletion_ratio: DEFAULT_DELETION_RATIO,
+            merge_bytes_per_second: None,
             graph: GraphOptions::default(),
             build_threads: None,
             recovery_progress: None,
@@ -387,6 +391,7 @@ impl Options {
             self.build_threads.is_none_or(|n| (1..=256).contains(&n)),
             "build_threads must be from 1 to 256",
         )?;
+        self.validate_merges()?;
         self.validate_scrub()?;
         self.graph.validate()
     }

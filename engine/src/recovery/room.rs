@@ -202,7 +202,7 @@ impl Opening {
             let with_graph = !self.options.auto_compact;
             let segment = self
                 .outputs
-                .write_segment(info, &rows, with_graph, || None)?;
+                .write_segment(info, &rows, with_graph, &|_| (), || None)?;
             fields.push(Field::AddSegment(info.id, segment.meta));
             output = Some(segment);
         }

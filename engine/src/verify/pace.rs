@@ -1,51 +1,21 @@
 //! How fast a verification goes, how far it has come, and whether it shall stop.
 //!
-//! Owns waiting. Invariants: after n bytes, n divided by the rate has passed since
-//! the start, but for [`SLACK`]; what is told of progress never falls, and ends at
-//! the whole. Must not know: what the bytes are.
+//! Owns waiting. Invariant: what is told of progress never falls, and ends at the
+//! whole. Must not know: what the bytes are.
 
 use std::time::Duration;
 
 use crate::env::Clock;
 use crate::options::{VerifyOptions, VerifyProgress};
+use crate::rate::Rate;
 
 /// Longest sleep before the next look at who wants it stopped.
 const NAP: Duration = Duration::from_millis(20);
-/// What a pause that lasted too long may be made up for.
-const SLACK: Duration = Duration::from_millis(200);
 
 /// Somebody does not want it to go on.
 pub(super) struct Stopped;
 
 pub(super) type Going<T = ()> = Result<T, Stopped>;
-
-/// A limit of bytes for each second.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rate {
-    bytes_per_second: u64,
-    /// When the next byte may be read.
-    due: Duration,
-}
-
-impl Rate {
-    pub(super) fn new(bytes_per_second: u64, now: Duration) -> Self {
-        Self {
-            bytes_per_second,
-            due: now,
-        }
-    }
-
-    /// Takes bytes that were just read into account; when to go on.
-    pub(super) fn after(&mut self, bytes: u64, now: Duration) -> Duration {
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second.max(1));
-        let takes = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        self.due = self
-            .due
-            .max(now.saturating_sub(SLACK))
-            .saturating_add(takes);
-        self.due
-    }
-}
 
 /// The state of one verification.
 pub(super) struct Run<'a> {

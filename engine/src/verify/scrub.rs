@@ -12,12 +12,12 @@ use esker_segment::{Segment, SegmentCheck, SegmentId, Source};
 
 use super::logs::{LogsPass, live_log};
 use super::manifest::LiveManifest;
-use super::pace::Rate;
 use super::segments::{damage_in_use, fits_manifest, reopen};
 use super::{Verifier, deletions};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::options::{Background, VerifyOptions};
+use crate::rate::Rate;
 use crate::segment_file::SegmentFile;
 use crate::segments::SegmentOpener;
 use crate::sync::{Mutex, Ordering, PinArc};
