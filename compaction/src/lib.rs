@@ -8,4 +8,7 @@ mod merge;
 mod policy;
 
 pub use merge::{MergeInput, MergedRows, carry_over};
-pub use policy::{MAX_ROWS, Plan, Policy, Reason, SegmentDescription};
+pub use policy::{
+    GraphDescription, GraphState, MAX_GENERATION, MAX_RECALL_LOSS, MAX_ROWS, Plan, Policy, Reason,
+    SegmentDescription,
+};
