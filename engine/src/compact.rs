@@ -11,7 +11,8 @@
 use std::sync::Arc;
 
 use esker_compaction::{
-    MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription, carry_over,
+    GraphDescription, GraphState, MAX_ROWS, MergeInput, MergedRows, Plan, Policy,
+    SegmentDescription, carry_over,
 };
 use esker_segment::{CollectionId, DeletionVector, SegmentId};
 use esker_wal::mutants::planted;
@@ -88,6 +89,7 @@ impl Core {
         Policy {
             merge_width: self.options.merge_width,
             deletion_ratio: self.options.deletion_ratio,
+            max_graph_segments: self.options.max_graph_segments,
             max_rows: MAX_ROWS,
         }
     }
@@ -99,7 +101,8 @@ impl Core {
         }
         let _exclusive = self.compacting.lock();
         self.merge_one(Origin::Background, |policy, segments| {
-            policy.choose(segments)
+            // One merge at a time: none has any of them.
+            policy.choose(segments, &[])
         })
     }
 
@@ -171,9 +174,12 @@ impl Core {
             rows,
             live_rows: rows,
             bytes: 0,
-            lacks_graph: false,
+            graph: match self.options.graph.wanted(rows) {
+                true => GraphState::Unopened,
+                false => GraphState::Unwanted,
+            },
         });
-        let plan = self.policy().choose(&segments);
+        let plan = self.policy().choose(&segments, &[]);
         plan.is_some_and(|plan| plan.inputs.contains(&NEW))
     }
 
@@ -192,9 +198,23 @@ impl Core {
             rows: u64::from(segment.file.meta.rows),
             live_rows,
             bytes: segment.file.meta.len,
-            // One that nobody has opened is not opened to find out.
-            lacks_graph: segment.file.has_graph() == Some(false)
-                && self.options.graph.wanted(live_rows),
+            graph: self.graph_of(&segment.file, live_rows),
+        }
+    }
+
+    fn graph_of(&self, file: &SegmentFile, live_rows: u64) -> GraphState {
+        // One that nobody has opened is not opened to find out.
+        let graph = file.opened().map(|opened| opened.segment.stats().graph);
+        match graph {
+            Some(Some(graph)) => GraphState::Present(GraphDescription {
+                generation: graph.generation,
+                sampled_recall: graph.sampled_recall,
+                // Nothing in the file says it yet.
+                built_recall: None,
+            }),
+            _ if !self.options.graph.wanted(live_rows) => GraphState::Unwanted,
+            Some(None) => GraphState::Missing,
+            None => GraphState::Unopened,
         }
     }
 

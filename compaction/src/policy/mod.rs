@@ -11,12 +11,13 @@
 
 mod gathering;
 
-use esker_segment::SegmentId;
+use esker_segment::{MAX_GRAPH_ROWS, SegmentId};
 
 use gathering::Sizes;
 
-/// Most rows that one segment may hold.
-pub const MAX_ROWS: u64 = u32::MAX as u64 - 1;
+/// Most rows of a merge's output. A segment may hold twice as many, but its graph may not,
+/// and nobody wants to scan so many.
+pub const MAX_ROWS: u64 = MAX_GRAPH_ROWS as u64;
 
 /// Merges that may reuse a graph before it is built anew.
 pub const MAX_GENERATION: u32 = 5;

@@ -114,6 +114,19 @@ fn what_is_full_is_neither_counted_nor_gathered() {
     assert_eq!(chosen(&segments), least, "10 beside 1 and 9");
 }
 
+/// Segments of nearly half the limit could otherwise take all places, and the others be
+/// written again for every row that comes.
+#[test]
+fn what_cannot_grow_any_more_is_filled() {
+    let mut segments: Vec<_> = (0..5).map(|i| segment(i, 50_000, 50_000)).collect();
+    segments.extend([segment(5, 3_000, 3_000), segment(6, 1_000, 1_000)]);
+    // 3000/1000 is less than 50000/4000, but what comes of that is full.
+    assert_eq!(
+        chosen(&segments),
+        (Some(Reason::SegmentCount), vec![0, 5, 6])
+    );
+}
+
 #[test]
 fn deletions_rewrite_one_segment() {
     let segments = [segment(0, 100, 71), segment(1, 100, 70)];

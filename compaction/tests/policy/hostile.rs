@@ -127,9 +127,10 @@ proptest! {
         merge_width in 2_usize..6,
         max_graph_segments in 1_usize..6,
         max_rows in prop_oneof![Just(100_000_u64), Just(1_000_000), 1_u64..60_000],
+        deletion_ratio in prop_oneof![Just(0.3), Just(0.0)],
         with_graph in prop::collection::vec(prop::bool::weighted(0.9), 300),
     ) {
-        let policy = Policy { merge_width, max_graph_segments, max_rows, ..DEFAULTS };
+        let policy = Policy { merge_width, deletion_ratio, max_graph_segments, max_rows };
         let mut world = World::default();
         for (n, (rows, alive, graph)) in rows.iter().enumerate() {
             let graph = match graph {
