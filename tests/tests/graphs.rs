@@ -129,9 +129,9 @@ fn a_cascade_of_merges_builds_one_graph() {
     let rows = uniform(3, 1_200, DIMENSION);
     let db = Db::open(dir.path(), still).expect("opens");
     let c = make(&db);
-    // Merging the small ones makes a third large one.
+    // Merging the small ones makes a third of a size.
     let mut from = 0;
-    for size in [310, 310, 100, 100, 100] {
+    for size in [500, 310, 100, 100, 100] {
         load(&db, &c, &rows, from, size);
         db.flush().expect("flushed");
         from += size;
@@ -141,7 +141,7 @@ fn a_cascade_of_merges_builds_one_graph() {
     let cascading = loading(Background::Manual).merge_width(3);
     let db = Db::open(dir.path(), cascading).expect("opens");
     let c = db.collection("c").expect("there");
-    let mut seen = vec![(5, 920)];
+    let mut seen = vec![(5, 1_110)];
     loop {
         let stats = db.stats();
         let state = (stats.segments, stats.graph_rows);
@@ -152,8 +152,8 @@ fn a_cascade_of_merges_builds_one_graph() {
             break;
         }
     }
-    assert_eq!(seen, [(5, 920), (3, 620), (1, 920)]);
-    check(&c, &rows[..920]);
+    assert_eq!(seen, [(5, 1_110), (3, 810), (1, 1_110)]);
+    check(&c, &rows[..1_110]);
 }
 
 /// After a compaction that others gave way to, they get their way again.

@@ -98,8 +98,7 @@ impl<'a> Sizes<'a> {
             let largest = self.rows(below);
             largest <= others && largest + others <= u128::from(self.max_rows)
         };
-        let fewest = self.empty.saturating_add(width);
-        let mut count = (fewest..=self.growing).rev().find(due)?;
+        let mut count = (width..=self.growing).rev().find(due)?;
         while count < self.growing && self.rows(count) <= self.sum(count) {
             count += 1;
         }
@@ -114,9 +113,7 @@ impl<'a> Sizes<'a> {
         let graphs = growing
             .skip(self.empty)
             .filter(|(_, s)| s.graph != GraphState::Unwanted);
-        if graphs.clone().nth(limit.max(1)).is_none() {
-            return None;
-        }
+        graphs.clone().nth(limit.max(1))?;
         let (second, _) = graphs.clone().nth(1)?;
         let most = self.fitting.min(self.growing);
         let fewest = (second + 1).min(most);

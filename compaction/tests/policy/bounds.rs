@@ -3,7 +3,7 @@
 use esker_compaction::{Plan, Policy, SegmentDescription};
 
 use crate::rivals;
-use crate::simulator::{Choose, DEFAULTS, FLUSH, MIN_ROWS, Rng, World};
+use crate::simulator::{Choose, DEFAULTS, EXTEND, FLUSH, MIN_ROWS, Rng, World};
 
 /// Means and extremes over the states in which merges came to rest.
 #[derive(Default)]
@@ -188,9 +188,14 @@ fn tables() {
         max_graph_segments: 8,
         ..DEFAULTS
     };
-    let policies: [(&str, Choose<'_>); 7] = [
+    let three = Policy {
+        max_graph_segments: 3,
+        ..DEFAULTS
+    };
+    let policies: [(&str, Choose<'_>); 9] = [
         ("tiers of four (before)", &rivals::tiers_of_four),
         ("this one, at most 5", &by(DEFAULTS)),
+        ("this one, at most 3", &by(three)),
         ("this one, at most 8", &by(eight)),
         ("5, the largest within 4", &|s| rivals::largest_within(4, s)),
         ("5, the largest within 20", &|s| {
@@ -199,12 +204,17 @@ fn tables() {
         ("5, always the largest", &|s| {
             rivals::largest_within(u64::MAX, s)
         }),
-        ("5, least processor time", &rivals::cheapest_for_processor),
+        ("5, least processor at 3.5", &|s| {
+            rivals::least_processor(3.5, s)
+        }),
+        ("5, least processor at 2", &|s| {
+            rivals::least_processor(2.0, s)
+        }),
     ];
     let mut written = Vec::new();
     for rows in [1_000_000, 10_000_000, 100_000_000, 1_000_000_000] {
         println!(
-            "\n{rows} rows\n| | written | segments, mean | most | search | built | inserted | processor |"
+            "\n{rows} rows\n| | written | segments, mean | most | search | built | inserted | processor, 3.5 | 2 |"
         );
         for (name, choose) in policies {
             if rows > 100_000_000 && name.contains("always") {
@@ -213,14 +223,15 @@ fn tables() {
             let (world, seen) = ingest(choose, rows, || FLUSH);
             let f = world.figures;
             println!(
-                "| {name} | {:.2} | {:.1} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
+                "| {name} | {:.2} | {:.1} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
                 f.amplification(),
                 seen.mean(),
                 seen.most,
                 seen.search / seen.states as f64,
                 f.built(),
                 f.extended(),
-                f.cost(),
+                f.cost(EXTEND),
+                f.cost(2.0),
             );
             written.push((rows, name, f.amplification()));
         }

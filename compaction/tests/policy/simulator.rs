@@ -114,9 +114,10 @@ impl Figures {
         self.per_row(self.extended)
     }
 
-    /// Processor time in graphs built for each row that came.
-    pub(crate) fn cost(&self) -> f64 {
-        self.built() + self.extended() * EXTEND + self.amplification() * WRITE
+    /// Processor time for each row that came, in rows of graphs built from nothing, if an
+    /// insertion costs as many.
+    pub(crate) fn cost(&self, insertion: f64) -> f64 {
+        self.built() + self.extended() * insertion + self.amplification() * WRITE
     }
 }
 
