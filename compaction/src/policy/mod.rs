@@ -205,19 +205,18 @@ impl Policy {
     /// How many of the smallest segments should become one, and why. Where two triggers
     /// are due the longer run has the other's in it.
     fn together(&self, sizes: &Sizes<'_>) -> Option<(usize, Reason)> {
-        let due = [
-            (sizes.tier(self.merge_width.max(2)), Reason::SizeTier),
+        // Of equals the last.
+        [
             (
                 sizes.beyond(self.max_graph_segments.max(1)),
                 Reason::SegmentCount,
             ),
+            (sizes.tier(self.merge_width.max(2)), Reason::SizeTier),
             (sizes.empty(), Reason::Deletions),
-        ];
-        let due = due
-            .into_iter()
-            .filter_map(|(count, reason)| Some((count?, reason)));
-        // Of equals the first.
-        due.rev().max_by_key(|(count, _)| *count)
+        ]
+        .into_iter()
+        .filter_map(|(count, reason)| Some((count?, reason)))
+        .max_by_key(|(count, _)| *count)
     }
 
     /// Why the segment should be rewritten by itself, if it should.

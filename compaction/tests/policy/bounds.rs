@@ -85,6 +85,41 @@ fn a_billion_rows_are_written_as_seldom_as_promised() {
     }
 }
 
+/// Rows written for each that comes of as many equal flushes, by whoever knows them all
+/// before: with what is oldest in one segment, the others are the same task with one less.
+fn least_possible(flushes: usize, segments: usize) -> f64 {
+    let mut fewer = vec![f64::INFINITY; flushes + 1];
+    fewer[0] = 0.0;
+    for _ in 0..segments {
+        let (mut least, mut in_one) = (vec![0.0], vec![f64::INFINITY]);
+        for n in 1..=flushes {
+            in_one.push(if n == 1 { 0.0 } else { n as f64 + least[n - 1] });
+            let oldest = in_one.iter().zip(fewer[..=n].iter().rev());
+            let all = oldest.map(|(oldest, others)| oldest + others);
+            least.push(all.fold(f64::INFINITY, f64::min));
+        }
+        fewer = least;
+    }
+    fewer[flushes] / flushes as f64
+}
+
+/// Nobody who allows five segments writes much less, not even who knows the future.
+#[test]
+fn it_is_near_the_least_possible() {
+    for rows in [10_000_000, 100_000_000] {
+        let (world, _) = ingest(&by(DEFAULTS), rows, || FLUSH);
+        let (written, least) = (
+            world.figures.amplification(),
+            least_possible(rows.div_ceil(FLUSH) as usize, DEFAULTS.max_graph_segments),
+        );
+        println!("{rows} rows: {written:.2}, at least {least:.2}");
+        assert!(
+            least <= written && written <= 1.15 * least,
+            "{written}, {least}"
+        );
+    }
+}
+
 /// Whatever the settings and the sizes of flushes, also where outputs are full.
 #[test]
 fn settings_and_sizes_keep_the_bound() {
