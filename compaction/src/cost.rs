@@ -8,6 +8,8 @@
 
 use esker_segment::{GraphParams, GraphStats};
 
+use crate::policy::{MAX_GENERATION, MAX_RECALL_LOSS};
+
 /// What an insertion costs, in graph rows built from nothing.
 const INSERTED: f64 = 2.0;
 /// What a row that is gone costs: those that led to it are mended.
@@ -20,11 +22,6 @@ const MOST_COST: f64 = 0.7;
 const MOST_INSERTED: f64 = 0.25;
 /// Most rows that are gone, as a share of those that the graph had.
 const MOST_GONE: f64 = 0.3;
-/// Merges that may keep a graph one after the other.
-pub const MAX_GENERATION: u32 = 5;
-/// Sampled recall that a graph may lose before it is built anew.
-pub const LOST_RECALL: f32 = 0.01;
-
 /// What there is to know of an input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GraphInput {
@@ -81,7 +78,7 @@ pub fn graph_work(inputs: &[GraphInput], params: &GraphParams) -> GraphWork {
         GraphWork::Build(BuildReason::Cost)
     } else if graph.generation >= MAX_GENERATION {
         GraphWork::Build(BuildReason::Generation)
-    } else if graph.sampled_recall < graph.built_recall - LOST_RECALL {
+    } else if graph.sampled_recall < graph.built_recall - MAX_RECALL_LOSS {
         GraphWork::Build(BuildReason::Recall)
     } else {
         GraphWork::Keep(at)

@@ -8,6 +8,9 @@ mod cost;
 mod merge;
 mod policy;
 
-pub use cost::{BuildReason, GraphInput, GraphWork, LOST_RECALL, MAX_GENERATION, graph_work};
+pub use cost::{BuildReason, GraphInput, GraphWork, graph_work};
 pub use merge::{MergeInput, MergedRows, carry_over};
-pub use policy::{MAX_ROWS, Plan, Policy, Reason, SegmentDescription};
+pub use policy::{
+    GraphDescription, GraphState, MAX_GENERATION, MAX_RECALL_LOSS, MAX_ROWS, Plan, Policy, Reason,
+    SegmentDescription,
+};

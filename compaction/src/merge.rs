@@ -14,7 +14,7 @@ use std::collections::BinaryHeap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::cost::LOST_RECALL;
+use crate::policy::MAX_RECALL_LOSS;
 use esker_segment::memory::{Held, Meter};
 use esker_segment::mutants::planted;
 use esker_segment::{
@@ -333,7 +333,7 @@ impl<S: SectionSource> KeptGraph for MergedRows<'_, S> {
     }
 
     fn least_recall(&self) -> f32 {
-        self.kept_stats().built_recall - LOST_RECALL
+        self.kept_stats().built_recall - MAX_RECALL_LOSS
     }
 
     fn number(&self, row: Row) -> Option<Row> {

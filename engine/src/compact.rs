@@ -13,8 +13,8 @@ mod watch;
 use std::sync::Arc;
 
 use esker_compaction::{
-    GraphInput, GraphWork, MAX_ROWS, MergeInput, MergedRows, Plan, Policy, SegmentDescription,
-    carry_over, graph_work,
+    GraphDescription, GraphInput, GraphState, GraphWork, MAX_ROWS, MergeInput, MergedRows, Plan,
+    Policy, SegmentDescription, carry_over, graph_work,
 };
 use esker_segment::{CollectionId, DeletionVector, SegmentId};
 use esker_wal::mutants::planted;
@@ -41,6 +41,7 @@ impl Core {
         Policy {
             merge_width: self.options.merge_width,
             deletion_ratio: self.options.deletion_ratio,
+            max_graph_segments: self.options.max_graph_segments,
             max_rows: MAX_ROWS,
         }
     }
@@ -56,7 +57,8 @@ impl Core {
             only: None,
             leave: self.merges.in_background(),
         };
-        self.merge_one(&asked, |policy, segments| policy.choose(segments))
+        // One merge at a time: none has any of them.
+        self.merge_one(&asked, |policy, segments| policy.choose(segments, &[]))
     }
 
     /// Makes background merges give way and flushes leave graphs out, until the
@@ -145,9 +147,12 @@ impl Core {
             rows,
             live_rows: rows,
             bytes: 0,
-            lacks_graph: false,
+            graph: match self.options.graph.wanted(rows) {
+                true => GraphState::Unopened,
+                false => GraphState::Unwanted,
+            },
         });
-        let plan = self.policy().choose(&segments);
+        let plan = self.policy().choose(&segments, &[]);
         plan.is_some_and(|plan| plan.inputs.contains(&NEW))
     }
 
@@ -166,9 +171,22 @@ impl Core {
             rows: u64::from(segment.file.meta.rows),
             live_rows,
             bytes: segment.file.meta.len,
-            // One that nobody has opened is not opened to find out.
-            lacks_graph: segment.file.has_graph() == Some(false)
-                && self.options.graph.wanted(live_rows),
+            graph: self.graph_of(&segment.file, live_rows),
+        }
+    }
+
+    fn graph_of(&self, file: &SegmentFile, live_rows: u64) -> GraphState {
+        // One that nobody has opened is not opened to find out.
+        let graph = file.opened().map(|opened| opened.segment.stats().graph);
+        match graph {
+            Some(Some(graph)) => GraphState::Present(GraphDescription {
+                generation: graph.generation,
+                sampled_recall: graph.sampled_recall,
+                built_recall: Some(graph.built_recall),
+            }),
+            _ if !self.options.graph.wanted(live_rows) => GraphState::Unwanted,
+            Some(None) => GraphState::Missing,
+            None => GraphState::Unopened,
         }
     }
 

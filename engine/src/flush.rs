@@ -155,11 +155,14 @@ impl Core {
         collections.map(|(_, c)| c.frozen.len()).sum::<usize>() > 1
     }
 
-    /// Whether a new segment of this many rows would at once be merged.
+    /// Whether a new segment of this many rows would at once be merged. Not while a merge
+    /// runs: until it is done, an hour perhaps, searches would scan all that comes.
     fn is_merge_due(&self, info: &CollectionInfo, rows: u64) -> bool {
         let (view, _) = self.published.get();
         let collection = view.collections.get(&info.id);
-        self.options.auto_compact && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
+        self.options.auto_compact
+            && self.compacting.try_lock().is_some()
+            && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }
 
     fn commit_flush(

@@ -220,6 +220,10 @@ fn opening_what_cannot_be_opened() {
         Db::open(&path, Options::new().merge_width(1)),
         "merge_width",
     );
+    invalid(
+        Db::open(&path, Options::new().max_graph_segments(0)),
+        "max_graph_segments",
+    );
 }
 
 #[test]

@@ -129,9 +129,9 @@ fn a_cascade_of_merges_builds_one_graph() {
     let rows = uniform(3, 1_200, DIMENSION);
     let db = Db::open(dir.path(), still).expect("opens");
     let c = make(&db);
-    // Merging the small ones makes a third large one.
+    // Merging the small ones makes a third of a size.
     let mut from = 0;
-    for size in [310, 310, 100, 100, 100] {
+    for size in [500, 310, 100, 100, 100] {
         load(&db, &c, &rows, from, size);
         db.flush().expect("flushed");
         from += size;
@@ -141,7 +141,7 @@ fn a_cascade_of_merges_builds_one_graph() {
     let cascading = loading(Background::Manual).merge_width(3);
     let db = Db::open(dir.path(), cascading).expect("opens");
     let c = db.collection("c").expect("there");
-    let mut seen = vec![(5, 920)];
+    let mut seen = vec![(5, 1_110)];
     loop {
         let stats = db.stats();
         let state = (stats.segments, stats.graph_rows);
@@ -152,8 +152,34 @@ fn a_cascade_of_merges_builds_one_graph() {
             break;
         }
     }
-    assert_eq!(seen, [(5, 920), (3, 620), (1, 920)]);
-    check(&c, &rows[..920]);
+    assert_eq!(seen, [(5, 1_110), (3, 810), (1, 1_110)]);
+    check(&c, &rows[..1_110]);
+}
+
+/// Beyond as many graphs as searches should visit, those are merged that cost the least.
+#[test]
+fn graphs_beyond_the_limit_are_merged() {
+    let rows = uniform(13, 1_010, DIMENSION);
+    for (limit, segments) in [(3, 3), (2, 2), (1, 1)] {
+        let dir = tempfile::tempdir().expect("dir");
+        let options = loading(Background::Manual).max_graph_segments(limit);
+        let db = Db::open(dir.path(), options).expect("opens");
+        let c = make(&db);
+        let mut from = 0;
+        for size in [700, 200, 110] {
+            load(&db, &c, &rows, from, size);
+            db.flush().expect("flushed");
+            work(&db);
+            from += size;
+        }
+        let stats = db.stats();
+        let found = (stats.segments, stats.graph_rows, stats.merges);
+        assert_eq!(found, (segments, 1_010, 3 - segments as u64), "{limit}");
+        // What is merged at once has built no graph before.
+        let built = [1_010, 900 + 310, 700 + 900 + 1_010][3 - limit];
+        assert_eq!(stats.graph_rows_built, built, "{limit}");
+        check(&c, &rows);
+    }
 }
 
 /// After a compaction that others gave way to, they get their way again.
@@ -251,6 +277,40 @@ fn a_merge_that_is_outrun_leaves_its_graph() {
     work(&db);
     let stats = db.stats();
     assert_eq!((stats.segments, stats.graph_rows), (1, 4_800), "{stats:#?}");
+    check(&c, &rows);
+}
+
+/// A merge that is due takes nobody's rows in while another runs: what is flushed
+/// meanwhile gets its graph at once, and is not scanned until the end of both.
+#[test]
+fn a_flush_builds_its_graph_while_a_merge_runs() {
+    let dir = tempfile::tempdir().expect("dir");
+    // Graphs that take long.
+    let slow = GraphOptions::new()
+        .min_rows(500)
+        .max_degree(64)
+        .builder(GraphBuilder::Insertion)
+        .l_build(800);
+    let db = Db::open(dir.path(), loading(Background::Manual).graph(slow)).expect("opens");
+    let c = make(&db);
+    let rows = uniform(14, 3_000, DIMENSION);
+    for flush in 0..4 {
+        load(&db, &c, &rows, flush * 600, 600);
+        db.flush().expect("flushed");
+    }
+    assert_eq!(db.stats().graph_rows_built, 1_800, "the fourth is due");
+    std::thread::scope(|scope| {
+        let steps = scope.spawn(|| while db.run_background_step().expect("works") {});
+        wait_until("a build", &db, || db.stats().build_bytes > 0);
+        load(&db, &c, &rows, 2_400, 600);
+        db.flush().expect("flushed");
+        // The merge may have ended by now.
+        let built = db.stats().graph_rows_built - 1_800;
+        assert!(built == 600 || built == 2_400 + 600, "{built}");
+        steps.join().expect("ends");
+    });
+    work(&db);
+    assert_eq!(db.stats().graph_rows, 3_000);
     check(&c, &rows);
 }
 
