@@ -202,7 +202,7 @@ impl Builder<'_> {
         prune(
             self.vectors,
             row,
-            &mut scratch.candidates,
+            &scratch.candidates,
             limits,
             &mut scratch.prune,
             &mut scratch.chosen,
