@@ -36,6 +36,7 @@ mod keys;
 mod prefetch;
 mod stats;
 mod top_k;
+mod wide;
 
 mod reader;
 mod writer;

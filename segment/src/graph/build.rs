@@ -250,7 +250,7 @@ impl<'a> Builder<'a> {
         prune(
             self.vectors,
             row,
-            &mut scratch.candidates,
+            &scratch.candidates,
             limits,
             &mut scratch.prune,
             &mut scratch.chosen,

@@ -91,15 +91,16 @@ pub(crate) const MAX_ROW: u32 = u32::MAX >> 1;
 
 /// Orders as `total_cmp` of the distances, then by row.
 #[inline]
-fn entry_of(distance: f32, row: u32) -> u64 {
+pub(crate) fn entry_of(distance: f32, row: u32) -> u64 {
     let bits = distance.to_bits();
     // Negative numbers order backwards and below the others.
     let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
     u64::from(ordered) << 32 | u64::from(row) << 1
 }
 
+/// The distance and the row of an entry.
 #[inline]
-fn parts_of(entry: u64) -> (f32, u32) {
+pub(crate) fn parts_of(entry: u64) -> (f32, u32) {
     let ordered = (entry >> 32) as u32;
     let bits = if ordered & 0x8000_0000 != 0 {
         ordered ^ 0x8000_0000

@@ -10,17 +10,29 @@
 //! most rows where norms differ much under inner product. Invariant: at most R
 //! neighbours, none twice, never the row itself. Must not know: the graph.
 
+use crate::graph::pool::{entry_of, parts_of};
 use crate::graph::vectors::BuildVectors;
 
 /// Memory of prunes, used again and again.
 #[derive(Debug, Default)]
 pub(crate) struct PruneScratch {
-    /// For each candidate, how far it is occluded by those chosen: the largest
-    /// ratio of its distance from the row to its distance from one of them.
-    occluded: Vec<f32>,
+    /// All candidates, nearest first, as numbers that order so.
+    entries: Vec<u64>,
+    /// Candidates that may still be chosen, nearest first.
+    waiting: Vec<Waiting>,
 }
 
-/// Chosen already, or in the same place as one that is.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    row: u32,
+    /// From the row that chooses.
+    distance: f32,
+    /// How far those chosen occlude it: the largest ratio of its distance from the row
+    /// to its distance from one of them.
+    occluded: f32,
+}
+
+/// In the same place as one that is chosen.
 const TAKEN: f32 = f32::INFINITY;
 
 /// What a list of neighbours must be.
@@ -35,47 +47,53 @@ pub(crate) struct Limits {
 
 /// Chooses at most `max_degree` of `candidates` as neighbours of `row`, into
 /// `out`, which is emptied first. Candidates come with their distance from the
-/// row, in any order.
+/// row, in any order; one that comes twice has the same distance both times.
 pub(crate) fn prune(
     vectors: &BuildVectors,
     row: u32,
-    candidates: &mut Vec<(f32, u32)>,
+    candidates: &[(f32, u32)],
     limits: Limits,
     scratch: &mut PruneScratch,
     out: &mut Vec<u32>,
 ) {
     out.clear();
-    candidates.retain(|(_, other)| *other != row);
-    candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    candidates.dedup_by_key(|(_, row)| *row);
-    let occluded = &mut scratch.occluded;
-    occluded.clear();
-    occluded.resize(candidates.len(), 0.0);
+    let PruneScratch { entries, waiting } = scratch;
+    entries.clear();
+    let others = candidates.iter().filter(|(_, other)| *other != row);
+    entries.extend(others.map(|&(distance, other)| entry_of(distance, other)));
+    entries.sort_unstable();
+    entries.dedup();
+    waiting.clear();
+    waiting.extend(entries.iter().map(|entry| {
+        let (distance, row) = parts_of(*entry);
+        Waiting {
+            row,
+            distance,
+            occluded: 0.0,
+        }
+    }));
     for factor in [1.0, limits.alpha] {
-        for i in 0..candidates.len() {
+        // Those before `passed` wait for the next factor.
+        let mut passed = 0;
+        let mut at = 0;
+        while let Some(&next) = waiting.get(at) {
             if out.len() >= limits.max_degree {
                 return;
             }
-            let (Some(&(_, chosen)), Some(state)) = (candidates.get(i), occluded.get_mut(i)) else {
-                return;
-            };
-            if *state > factor {
+            at += 1;
+            if next.occluded > factor {
+                if let Some(place) = waiting.get_mut(passed) {
+                    *place = next;
+                }
+                passed += 1;
                 continue;
             }
-            *state = TAKEN;
-            out.push(chosen);
-            let rest = candidates.iter().zip(occluded.iter_mut()).skip(i + 1);
-            for (&(distance, other), state) in rest.filter(|(_, state)| **state <= limits.alpha) {
-                let between = vectors.between(chosen, other);
-                *state = if between > 0.0 {
-                    state.max(distance / between)
-                } else {
-                    TAKEN
-                };
-            }
+            out.push(next.row);
+            occlude(vectors, next.row, at, limits.alpha, waiting);
         }
+        waiting.truncate(passed);
     }
-    for &(_, left_out) in candidates.iter() {
+    for (_, left_out) in entries.iter().map(|entry| parts_of(*entry)) {
         if out.len() >= limits.least_degree {
             return;
         }
@@ -83,4 +101,33 @@ pub(crate) fn prune(
             out.push(left_out);
         }
     }
+}
+
+/// Tells the candidates from `first` on that a row is chosen, and drops those that no
+/// factor up to alpha can choose any more. They stay in order, and are moved without a
+/// branch: which of them go is as good as random.
+fn occlude(
+    vectors: &BuildVectors,
+    chosen: u32,
+    first: usize,
+    alpha: f32,
+    waiting: &mut Vec<Waiting>,
+) {
+    let mut kept = first;
+    for i in first..waiting.len() {
+        let Some(&(mut other)) = waiting.get(i) else {
+            break;
+        };
+        let between = vectors.between(chosen, other.row);
+        other.occluded = if between > 0.0 {
+            other.occluded.max(other.distance / between)
+        } else {
+            TAKEN
+        };
+        if let Some(place) = waiting.get_mut(kept) {
+            *place = other;
+        }
+        kept += usize::from(other.occluded <= alpha);
+    }
+    waiting.truncate(kept);
 }

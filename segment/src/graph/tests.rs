@@ -288,9 +288,9 @@ fn pruned_to(
         alpha,
     };
     let rows = (0..vectors.rows()).rev().chain(0..vectors.rows());
-    let mut candidates = rows.map(|row| (vectors.between(0, row), row)).collect();
+    let candidates: Vec<_> = rows.map(|row| (vectors.between(0, row), row)).collect();
     let (mut scratch, mut out) = (Default::default(), vec![77]);
-    super::prune::prune(vectors, 0, &mut candidates, limits, &mut scratch, &mut out);
+    super::prune::prune(vectors, 0, &candidates, limits, &mut scratch, &mut out);
     out
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::graph::adjacency::NO_ROW;
 use crate::memory::Meter;
 use crate::pages::Pages;
+use crate::wide::{Loop, widest};
 
 /// Lists of candidates of all rows.
 pub(super) struct Candidates {
@@ -69,8 +70,16 @@ impl Shard<'_> {
         self.first..self.first + (self.rows.len() / self.capacity.max(1)) as u32
     }
 
-    /// Offers candidates to a row of this part.
-    pub(super) fn offer(&mut self, row: u32, offers: &[(f32, u32)]) {
+    /// Offers candidates to rows of this part, each list to its row.
+    pub(super) fn offer_all<'o>(&mut self, offers: impl Iterator<Item = (u32, &'o [(f32, u32)])>) {
+        widest(OfferAll {
+            shard: self,
+            offers,
+        });
+    }
+
+    #[inline(always)]
+    fn offer(&mut self, row: u32, offers: &[(f32, u32)]) {
         let start = (row - self.first) as usize * self.capacity;
         let (Some(rows), Some(distances)) = (
             self.rows.get_mut(start..start + self.capacity),
@@ -92,20 +101,38 @@ impl Shard<'_> {
     }
 }
 
+struct OfferAll<'a, 's, I> {
+    shard: &'a mut Shard<'s>,
+    offers: I,
+}
+
+impl<'o, I: Iterator<Item = (u32, &'o [(f32, u32)])>> Loop for OfferAll<'_, '_, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (row, offers) in self.offers {
+            self.shard.offer(row, offers);
+        }
+    }
+}
+
 /// The lock of a shard, whose task may have panicked: the panic is passed on anyway.
 pub(super) fn locked<'a, 's>(shard: &'a Mutex<Shard<'s>>) -> std::sync::MutexGuard<'a, Shard<'s>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Without an early end: compares many at a time.
+#[inline(always)]
 pub(super) fn contains(rows: &[u32], wanted: u32) -> bool {
     rows.iter()
         .fold(false, |found, row| found | (*row == wanted))
 }
 
+#[inline(always)]
 fn farthest(distances: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    for chunk in distances.chunks(8) {
+    let mut lanes = [0.0f32; 16];
+    for chunk in distances.chunks(16) {
         for (lane, distance) in lanes.iter_mut().zip(chunk) {
             *lane = if *distance > *lane { *distance } else { *lane };
         }
@@ -134,7 +161,8 @@ mod tests {
             for (row, other) in offers {
                 let mut shard = locked(&shards[row as usize / shard]);
                 prop_assert!(shard.range().contains(&row));
-                shard.offer(row, &[(distance(row, other), other)]);
+                let offer = [(distance(row, other), other)];
+                shard.offer_all(std::iter::once((row, &offer[..])));
                 wanted.entry(row).or_default().insert(distance(row, other) as u32, other);
             }
             drop(shards);

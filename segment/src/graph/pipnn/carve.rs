@@ -14,6 +14,7 @@ use super::nearest::smallest;
 use super::products::products;
 use crate::graph::random::SplitMix;
 use crate::graph::vectors::BuildVectors;
+use crate::wide::{Loop, widest};
 
 /// Rows compared with leaders at once.
 pub(super) const BLOCK: usize = 256;
@@ -91,7 +92,7 @@ impl Leaders {
             some.clear();
             some.extend(rows.by_ref().take(BLOCK));
             block.gather(vectors, some, vectors.row(origin));
-            keys.clear();
+            // Whatever is there already is written over.
             keys.resize(block.norms.len() * self.rows.len(), 0.0);
             products(
                 &block.components,
@@ -99,14 +100,40 @@ impl Leaders {
                 vectors.dimension(),
                 keys,
             );
-            for line in keys.chunks_exact_mut(self.rows.len()) {
-                for (key, norm) in line.iter_mut().zip(&self.block.norms) {
-                    *key = norm - 2.0 * *key;
-                }
-                smallest(line, fanout, near);
-                found(place, near);
-                place += 1;
+            let lines = block.norms.len();
+            widest(Nearest {
+                lines: keys,
+                norms: &self.block.norms,
+                fanout,
+                near,
+                found: |n, near: &[_]| found(place + n, near),
+            });
+            place += lines;
+        }
+    }
+}
+
+/// Looks for the nearest leaders in lines of products of a row with each leader.
+struct Nearest<'a, F> {
+    lines: &'a mut [f32],
+    norms: &'a [f32],
+    fanout: usize,
+    near: &'a mut Vec<(f32, u32)>,
+    found: F,
+}
+
+impl<F: FnMut(usize, &[(f32, u32)])> Loop for Nearest<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        let lines = self.lines.chunks_exact_mut(self.norms.len().max(1));
+        for (n, line) in lines.enumerate() {
+            for (key, norm) in line.iter_mut().zip(self.norms) {
+                *key = norm - 2.0 * *key;
             }
+            smallest(line, self.fanout, self.near);
+            (self.found)(n, self.near);
         }
     }
 }

@@ -101,45 +101,39 @@ impl Clusters {
 }
 
 impl Offers {
-    /// Groups edges between places in `rows`.
+    /// Groups edges between places in `rows`, each meant both ways.
     fn new(rows: Vec<u32>, edges: &[Edge], meter: Option<&Meter>) -> Self {
+        // As many lead to a row as from it, so that one table serves for both.
         let mut starts = vec![0usize; rows.len() + 1];
-        for edge in edges {
-            if let Some(size) = starts.get_mut(edge.row as usize + 1) {
+        for place in edges.iter().flat_map(|edge| [edge.row, edge.other]) {
+            if let Some(size) = starts.get_mut(place as usize + 1) {
                 *size += 1;
             }
         }
         accumulate(&mut starts);
-        let mut next = starts.clone();
-        // These and the offers, which are at most as many.
-        let bytes = 2 * size_of_val(edges) * size_of::<(f32, u32)>() / size_of::<Edge>();
-        let _held = meter.map(|meter| meter.hold(bytes));
-        let mut grouped = vec![(0.0, 0); edges.len()];
-        for edge in edges {
-            if let Some(next) = next.get_mut(edge.row as usize)
-                && let Some(place) = grouped.get_mut(*next)
-            {
-                *place = (edge.distance, edge.other);
-                *next += 1;
+        let all = starts.last().copied().unwrap_or(0);
+        let _held = meter.map(|meter| meter.hold(2 * all * size_of::<(f32, u32)>()));
+        let by_other = led_to(&starts, edges);
+        let (lists, ends) = of_each(&starts, &by_other);
+        // What was read becomes what is written: there are at most as many offers.
+        let mut offers = by_other;
+        let mut count = 0;
+        let lists = starts
+            .iter()
+            .zip(&ends)
+            .map(|(start, end)| lists.get(*start..*end));
+        let ends = lists.map(|list| {
+            for (distance, other) in list.unwrap_or_default() {
+                let named = rows.get(*other as usize).copied().unwrap_or_default();
+                if let Some(place) = offers.get_mut(count) {
+                    *place = (*distance, named);
+                }
+                count += 1;
             }
-        }
-        let mut offers = Vec::with_capacity(edges.len());
-        let mut ends = Vec::with_capacity(rows.len());
-        for bounds in starts.windows(2) {
-            if let &[start, end] = bounds
-                && let Some(list) = grouped.get_mut(start..end)
-            {
-                // Leaves overlap; of distances that differ in their last bits the first
-                // is taken, and leaves come in a fixed order.
-                list.sort_by_key(|(_, other)| *other);
-                let distinct = list.chunk_by(|a, b| a.1 == b.1).filter_map(<[_]>::first);
-                let named = distinct.filter_map(|&(distance, other)| {
-                    rows.get(other as usize).map(|other| (distance, *other))
-                });
-                offers.extend(named);
-            }
-            ends.push(offers.len() as u32);
-        }
+            count as u32
+        });
+        let ends: Vec<u32> = ends.collect();
+        offers.truncate(count);
         offers.shrink_to_fit();
         let bytes = (rows.capacity() + ends.capacity()) * size_of::<u32>()
             + offers.capacity() * size_of::<(f32, u32)>();
@@ -165,6 +159,49 @@ impl Offers {
             Some((row, self.offers.get(start..end)?))
         })
     }
+}
+
+/// Edges both ways, grouped by the place they lead to: distance and where from.
+fn led_to(starts: &[usize], edges: &[Edge]) -> Vec<(f32, u32)> {
+    let mut next = starts.to_vec();
+    let mut grouped = vec![(0.0, 0); 2 * edges.len()];
+    for edge in edges {
+        for (from, to) in [(edge.row, edge.other), (edge.other, edge.row)] {
+            if let Some(next) = next.get_mut(to as usize)
+                && let Some(place) = grouped.get_mut(*next)
+            {
+                *place = (edge.distance, from);
+                *next += 1;
+            }
+        }
+    }
+    grouped
+}
+
+/// The edges of [`led_to`], grouped by where they come from and in the order of the
+/// places they lead to, which takes no sort; with the end of each group. None leads to
+/// one place twice: leaves overlap; of distances that differ in their last bits the
+/// first is taken, and leaves come in a fixed order.
+fn of_each(starts: &[usize], by_other: &[(f32, u32)]) -> (Vec<(f32, u32)>, Vec<usize>) {
+    let places = starts.len().saturating_sub(1);
+    let mut ends = starts.get(..places).unwrap_or_default().to_vec();
+    let mut last = vec![u32::MAX; places];
+    let mut grouped = vec![(0.0, 0); by_other.len()];
+    for (bounds, other) in starts.windows(2).zip(0u32..) {
+        let &[start, end] = bounds else { continue };
+        for &(distance, from) in by_other.get(start..end).unwrap_or_default() {
+            if let Some(end) = ends.get_mut(from as usize)
+                && let Some(last) = last.get_mut(from as usize)
+                && let Some(place) = grouped.get_mut(*end)
+            {
+                // Written in any case: whether it is new is as good as random.
+                *place = (distance, other);
+                *end += usize::from(*last != other);
+                *last = other;
+            }
+        }
+    }
+    (grouped, ends)
 }
 
 /// Turns sizes, each behind the place it belongs to, into starts.
@@ -208,7 +245,8 @@ impl Work<'_> {
         let members: Vec<u32> = marked.iter().map(|member| member & !HOME).collect();
         let mut random = SplitMix::new(self.params.seed ^ (number as u64 + 1).rotate_left(32));
         let (vectors, shape) = (self.vectors, self.shape);
-        let mut edges: Vec<Edge> = Vec::with_capacity(members.len() * shape.parts * shape.nearest);
+        let mut edges: Vec<Edge> =
+            Vec::with_capacity(members.len() * shape.parts * shape.nearest / 2);
         let count = |edges: &Vec<Edge>| edges.capacity() * size_of::<Edge>();
         let mut held = vectors.meter().map(|meter| meter.hold(count(&edges)));
         let mut at_home = Vec::new();

@@ -63,6 +63,7 @@ impl Work<'_> {
         let mut edges: Vec<(u32, u32)> = edges
             .iter()
             .map(|edge| (named(edge.row), named(edge.other)))
+            .flat_map(|(row, other)| [(row, other), (other, row)])
             .collect();
         edges.sort_unstable();
         edges.dedup();

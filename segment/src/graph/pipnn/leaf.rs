@@ -8,7 +8,10 @@
 use super::Shape;
 use super::nearest::smallest;
 use super::products::products;
+#[cfg(target_arch = "x86_64")]
+use super::squares::Avx512;
 use crate::graph::vectors::BuildVectors;
+use crate::wide::{Loop, widest};
 
 /// Rows that are asked for ahead of the one that is copied.
 const ROWS_AHEAD: usize = 6;
@@ -28,21 +31,65 @@ impl Block {
         rows: &[u32],
         origin: &[f32],
     ) {
-        self.components.clear();
-        self.norms.clear();
-        for (i, &row) in rows.iter().enumerate() {
-            if let Some(ahead) = rows.get(i + ROWS_AHEAD) {
-                vectors.prefetch(*ahead);
+        // Whatever is there already is written over.
+        self.components
+            .resize(rows.len() * vectors.dimension(), 0.0);
+        self.norms.resize(rows.len(), 0.0);
+        widest(Gather {
+            block: self,
+            vectors,
+            rows,
+            origin,
+        });
+    }
+
+    /// Writes the products of all rows with each other into `out`, line after line; the
+    /// length of a line, which is more than there are rows where that is faster.
+    fn products(&self, dimension: usize, panels: &mut Vec<[f32; 16]>, out: &mut Vec<f32>) -> usize {
+        let count = self.norms.len();
+        // Whatever is there already is written over.
+        #[cfg(target_arch = "x86_64")]
+        if let Some(proof) = Avx512::detect() {
+            let stride = count.next_multiple_of(16);
+            out.resize(stride * stride, 0.0);
+            proof.squares(&self.components, dimension, panels, out);
+            return stride;
+        }
+        out.resize(count * count, 0.0);
+        products(&self.components, &self.components, dimension, out);
+        count
+    }
+}
+
+struct Gather<'a> {
+    block: &'a mut Block,
+    vectors: &'a BuildVectors,
+    rows: &'a [u32],
+    origin: &'a [f32],
+}
+
+impl Loop for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let dimension = self.vectors.dimension().max(1);
+        let places = self.block.components.chunks_exact_mut(dimension);
+        let places = places.zip(&mut self.block.norms);
+        for (i, ((place, norm), &row)) in places.zip(self.rows).enumerate() {
+            if let Some(ahead) = self.rows.get(i + ROWS_AHEAD) {
+                self.vectors.prefetch(*ahead);
             }
-            let before = self.components.len();
-            let moved = vectors.row(row).iter().zip(origin).map(|(x, o)| x - o);
-            self.components.extend(moved);
-            let moved = self.components.get(before..).unwrap_or_default();
-            self.norms.push(squared(moved));
+            let row = self.vectors.row(row);
+            for ((moved, x), o) in place.iter_mut().zip(row).zip(self.origin) {
+                *moved = x - o;
+            }
+            *norm = squared(place);
         }
     }
 }
 
+#[inline(always)]
 fn squared(vector: &[f32]) -> f32 {
     let mut sums = [0.0f32; 16];
     let chunks = vector.chunks_exact(16);
@@ -58,7 +105,7 @@ fn squared(vector: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// An offer: the second row as a candidate of the first.
+/// Two rows as candidates of each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Edge {
     pub(super) row: u32,
@@ -71,6 +118,7 @@ pub(super) struct LeafScratch {
     rows: Vec<u32>,
     block: Block,
     gram: Vec<f32>,
+    panels: Vec<[f32; 16]>,
     keys: Vec<f32>,
     near: Vec<(f32, u32)>,
     kept: Vec<(f32, u32)>,
@@ -84,23 +132,29 @@ const PRECISION: f32 = 1e-6;
 
 /// The products of all rows of a leaf with each other, as distances.
 struct Gram<'a> {
+    /// Line after line.
     products: &'a [f32],
+    /// Length of a line, of which those behind the rows mean nothing.
+    stride: usize,
     norms: &'a [f32],
 }
 
 impl Gram<'_> {
+    #[inline(always)]
     fn norm(&self, i: usize) -> f32 {
         self.norms.get(i).copied().unwrap_or_default()
     }
 
     /// Squared distance, zero where it cannot be told from it.
+    #[inline(always)]
     fn between(&self, i: usize, j: usize) -> f32 {
-        let product = self.products.get(i * self.norms.len() + j);
+        let product = self.products.get(i * self.stride + j);
         let norms = self.norm(i) + self.norm(j);
         exact(norms - 2.0 * product.copied().unwrap_or_default(), norms)
     }
 }
 
+#[inline(always)]
 fn exact(distance: f32, norms: f32) -> f32 {
     if distance <= norms * PRECISION {
         0.0
@@ -109,7 +163,7 @@ fn exact(distance: f32, norms: f32) -> f32 {
     }
 }
 
-/// Appends to `out` the rows of a leaf that are near each of its rows, both ways.
+/// Appends to `out` the rows of a leaf that are near each of its rows.
 /// `leaf` holds places in `members`, and so do the edges.
 pub(super) fn pairs(
     vectors: &BuildVectors,
@@ -127,6 +181,7 @@ pub(super) fn pairs(
         rows,
         block,
         gram,
+        panels,
         keys,
         near,
         kept,
@@ -134,43 +189,66 @@ pub(super) fn pairs(
     rows.clear();
     rows.extend(leaf.iter().map(row_of));
     block.gather(vectors, rows, vectors.row(origin));
-    let (count, all) = (leaf.len(), &block.components);
-    gram.clear();
-    gram.resize(count * count, 0.0);
-    products(all, all, vectors.dimension(), gram);
-    let gram = Gram {
-        products: gram,
-        norms: &block.norms,
-    };
-    for ((i, line), &row) in gram.products.chunks_exact(count).enumerate().zip(leaf) {
-        keys.clear();
-        let norms = gram.norms.iter();
-        keys.extend(norms.zip(line).map(|(norm, product)| norm - 2.0 * product));
-        if let Some(own) = keys.get_mut(i) {
-            *own = f32::INFINITY;
-        }
-        let mut looked_at = shape.nearest;
-        loop {
-            smallest(keys, looked_at.min(count - 1), near);
-            keep(&gram, i, near, kept);
-            if kept.len() >= LEAST_KEPT || looked_at >= count - 1 {
-                break;
+    let stride = block.products(vectors.dimension(), panels, gram);
+    widest(Choices {
+        gram: Gram {
+            products: gram,
+            stride,
+            norms: &block.norms,
+        },
+        leaf,
+        nearest: shape.nearest,
+        keys,
+        near,
+        kept,
+        out,
+    });
+}
+
+/// What each row of a leaf looks at and keeps.
+struct Choices<'a> {
+    gram: Gram<'a>,
+    leaf: &'a [u32],
+    nearest: usize,
+    keys: &'a mut Vec<f32>,
+    near: &'a mut Vec<(f32, u32)>,
+    kept: &'a mut Vec<(f32, u32)>,
+    out: &'a mut Vec<Edge>,
+}
+
+impl Loop for Choices<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (gram, kept, count) = (&self.gram, self.kept, self.leaf.len());
+        self.keys.resize(count, 0.0);
+        let lines = gram.products.chunks_exact(gram.stride).zip(self.leaf);
+        for (i, (line, &row)) in lines.enumerate() {
+            let keys = self.keys.iter_mut().zip(gram.norms);
+            for ((key, norm), product) in keys.zip(line) {
+                *key = norm - 2.0 * product;
             }
-            looked_at *= 4;
-        }
-        for &(distance, j) in kept.iter() {
-            if let Some(&other) = leaf.get(j as usize) {
-                let there = Edge {
-                    row,
-                    other,
-                    distance,
-                };
-                let back = Edge {
-                    row: other,
-                    other: row,
-                    distance,
-                };
-                out.extend([there, back]);
+            if let Some(own) = self.keys.get_mut(i) {
+                *own = f32::INFINITY;
+            }
+            let mut looked_at = self.nearest;
+            loop {
+                smallest(self.keys, looked_at.min(count - 1), self.near);
+                keep(gram, i, self.near, kept);
+                if kept.len() >= LEAST_KEPT || looked_at >= count - 1 {
+                    break;
+                }
+                looked_at *= 4;
+            }
+            for &(distance, j) in kept.iter() {
+                if let Some(&other) = self.leaf.get(j as usize) {
+                    self.out.push(Edge {
+                        row,
+                        other,
+                        distance,
+                    });
+                }
             }
         }
     }
@@ -178,6 +256,7 @@ pub(super) fn pairs(
 
 /// Of the nearest rows those that no nearer one hides: which is nearer to them than
 /// the row is. These alone become offers, so that there are few and from all sides.
+#[inline(always)]
 fn keep(gram: &Gram<'_>, i: usize, near: &[(f32, u32)], kept: &mut Vec<(f32, u32)>) {
     kept.clear();
     for &(key, j) in near {

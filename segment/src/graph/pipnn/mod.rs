@@ -16,6 +16,8 @@ mod hubs;
 mod leaf;
 mod nearest;
 mod products;
+#[cfg(target_arch = "x86_64")]
+mod squares;
 #[cfg(test)]
 mod tests;
 
@@ -171,10 +173,9 @@ impl Work<'_> {
                 let Some(mut shard) = shards.get(n).map(locked) else {
                     return;
                 };
+                let range = shard.range();
                 for offers in &offers {
-                    for (row, offers) in offers.to(shard.range()) {
-                        shard.offer(row, offers);
-                    }
+                    shard.offer_all(offers.to(range.clone()));
                 }
             })?;
         }

@@ -2,9 +2,15 @@
 //!
 //! Most numbers are only compared with the lane they fall in, many lanes at a
 //! time: the k smallest lane minima bound the k-th smallest number from above, so
-//! only lanes whose minimum is within that bound are looked at one by one.
-//! Invariant: as a sort by (number, index) would give. Must not know: what the
-//! numbers mean.
+//! only lanes whose minimum is within that bound are looked at one by one. With
+//! AVX-512 nothing is looked at one by one (`avx512`).
+//! Invariant: as a sort by (number, index) would give, on every machine. Must not know:
+//! what the numbers mean.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use crate::graph::pool::{entry_of, parts_of};
 
 /// Lanes that go through a row side by side.
 const LANES: usize = 32;
@@ -18,21 +24,28 @@ pub(super) fn smallest(keys: &[f32], k: usize, out: &mut Vec<(f32, u32)>) {
     if k == 0 {
         return;
     }
-    if k > MOST_BY_LANES {
-        out.extend(keys.iter().copied().zip(0..));
-        if k < out.len() {
-            out.select_nth_unstable_by(k, order);
-            out.truncate(k);
-        }
-    } else {
-        by_lanes(keys, k, out);
+    #[cfg(target_arch = "x86_64")]
+    if k <= avx512::MOST && avx512::Avx512::detect().is_some_and(|by| by.smallest(keys, k, out)) {
+        return;
     }
-    out.sort_unstable_by(order);
+    if k > MOST_BY_LANES {
+        return by_selection(keys, k, out);
+    }
+    by_lanes(keys, k, out);
+    out.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     out.truncate(k);
 }
 
-fn order(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
-    a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
+/// Of all, as numbers that order as (number, index).
+fn by_selection(keys: &[f32], k: usize, out: &mut Vec<(f32, u32)>) {
+    let all = keys.iter().zip(0..);
+    let mut all: Vec<u64> = all.map(|(key, at)| entry_of(*key, at)).collect();
+    if k < all.len() {
+        all.select_nth_unstable(k);
+        all.truncate(k);
+    }
+    all.sort_unstable();
+    out.extend(all.into_iter().map(parts_of));
 }
 
 /// All numbers up to a bound that at least `k` are within.
@@ -91,25 +104,52 @@ fn kth(minima: &[f32; LANES], k: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{LANES, MOST_BY_LANES, order, smallest};
+    use super::{LANES, MOST_BY_LANES, by_lanes, by_selection, smallest};
     use proptest::prelude::*;
+
+    fn order(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
+        a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
+    }
+
+    fn bits(list: &[(f32, u32)]) -> Vec<(u32, u32)> {
+        list.iter().map(|(key, at)| (key.to_bits(), *at)).collect()
+    }
 
     proptest! {
         #[test]
         fn the_smallest_are_those_of_a_sort(
             // Few different numbers: most are tied.
-            keys in proptest::collection::vec(
-                prop_oneof![(-4i8..4).prop_map(f32::from), Just(f32::INFINITY), -1.0f32..1.0],
+            tied in proptest::collection::vec(
+                prop_oneof![
+                    (-4i8..4).prop_map(f32::from),
+                    Just(f32::INFINITY),
+                    Just(-0.0),
+                    -1.0f32..1.0,
+                ],
                 0..6 * LANES,
             ),
-            k in 0..2 * MOST_BY_LANES,
+            different in proptest::collection::vec(-1.0f32..1.0, 0..12 * LANES),
+            k in 0..3 * MOST_BY_LANES,
         ) {
-            let mut sorted: Vec<(f32, u32)> = keys.iter().copied().zip(0..).collect();
-            sorted.sort_unstable_by(order);
-            sorted.truncate(k);
-            let mut found = vec![(7.0, 7)];
-            smallest(&keys, k, &mut found);
-            prop_assert_eq!(found, sorted);
+            for keys in [tied, different] {
+                let mut sorted: Vec<(f32, u32)> = keys.iter().copied().zip(0..).collect();
+                sorted.sort_unstable_by(order);
+                sorted.truncate(k);
+                let mut found = vec![(7.0, 7)];
+                smallest(&keys, k, &mut found);
+                prop_assert_eq!(bits(&found), bits(&sorted));
+                // What machines without the instructions do, too.
+                found.clear();
+                by_selection(&keys, k, &mut found);
+                prop_assert_eq!(bits(&found), bits(&sorted));
+                if (1..=MOST_BY_LANES).contains(&k) {
+                    found.clear();
+                    by_lanes(&keys, k, &mut found);
+                    found.sort_unstable_by(order);
+                    found.truncate(k);
+                    prop_assert_eq!(bits(&found), bits(&sorted));
+                }
+            }
         }
     }
 }

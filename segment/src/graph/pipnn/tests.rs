@@ -95,7 +95,7 @@ proptest! {
     }
 }
 
-/// The offers of one leaf of all rows.
+/// The offers of one leaf of all rows, both ways.
 fn offers(vectors: &BuildVectors, nearest: usize) -> Vec<Edge> {
     let all: Vec<u32> = (0..vectors.rows()).collect();
     let shape = Shape {
@@ -104,7 +104,12 @@ fn offers(vectors: &BuildVectors, nearest: usize) -> Vec<Edge> {
     };
     let (mut scratch, mut out) = (LeafScratch::default(), Vec::new());
     pairs(vectors, &all, &all, &shape, &mut scratch, &mut out);
-    out
+    let back = |edge: &Edge| Edge {
+        row: edge.other,
+        other: edge.row,
+        ..*edge
+    };
+    out.iter().flat_map(|edge| [*edge, back(edge)]).collect()
 }
 
 #[test]
