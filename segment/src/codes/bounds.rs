@@ -1,15 +1,16 @@
 //! Least distances by codes, for scans that stay exact.
 //!
-//! Owns rows' codes of a byte a component beside how far an estimate by them can be
-//! off, and so a bound that no distance is below: a scan reads codes and computes the
-//! distances of those rows alone whose bound is near enough. The bound is that of
-//! Cauchy and Schwarz on what encoding took from the rows and from the query, with
-//! room for what sums in `f32` lose; it is not a likelihood. Invariant: a bound is
+//! Owns rows' codes of four bits a component beside how far each is from its row, and
+//! so a bound that no distance is below: a scan reads codes and computes the distances
+//! of those rows alone whose bound is near enough. The bound is that of Cauchy and
+//! Schwarz on what encoding took from the rows and from the query, with room for what
+//! sums in `f32` and the rotation lose; it is not a likelihood. Invariant: a bound is
 //! never above what [`Query::distance`] gives, whatever the vectors. Must not know:
 //! where rows lie, who is live.
 
 use crate::codes::encode::{Centre, Codec};
 use crate::codes::query::CodeQuery;
+use crate::codes::rotation::rotation_ulps;
 use crate::codes::{CodeKind, FACTORS};
 use crate::distance::{Query, squared_norm};
 use crate::metric::Metric;
@@ -26,17 +27,27 @@ pub struct RowCodec {
     centre: f64,
 }
 
-/// The codes of some rows, their scales and biases apart, so that many rows are
-/// computed at once.
+/// The codes of some rows, their numbers apart, so that many rows are computed at once.
 #[derive(Debug)]
 pub struct CodedRows {
     codes: Box<[u8]>,
     scales: Box<[f32]>,
     biases: Box<[f32]>,
-    /// The most that a row's code is away from the row.
+    /// How far each row's code is from it, at most.
+    residuals: Box<[f32]>,
+    most: Miss,
+}
+
+/// What a code took from its row; of many, the most of each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Miss {
+    /// How far the code is from the row.
     residual: f64,
-    /// Length of the longest code.
-    longest: f64,
+    /// Length of the code.
+    length: f64,
+    /// Product of the row with what the code missed of it: zero but for rounding,
+    /// by the choice of the scale.
+    along: f64,
 }
 
 /// A query prepared for the rows of one [`RowCodec`].
@@ -44,12 +55,23 @@ pub struct CodedRows {
 pub struct CodedQuery {
     query: CodeQuery,
     metric: Metric,
-    dimension: f64,
+    dimension: u32,
     centre: f64,
     /// Length of the query's offset from the centre.
     length: f64,
     /// How far its bytes are from it.
     residual: f64,
+}
+
+/// What estimates of some rows may be above their distances: beside `rest` a share of
+/// each row's residual.
+struct Margin {
+    metric: Metric,
+    /// The most that share is.
+    length: f64,
+    /// What rounding takes.
+    lost: f64,
+    rest: f32,
 }
 
 impl RowCodec {
@@ -65,7 +87,7 @@ impl RowCodec {
         let mut centre = Centre::new(dimension);
         rows.for_each(|(vector, inverse_norm)| centre.add(vector, inverse_norm));
         let codec = Codec {
-            kind: CodeKind::Sq8,
+            kind: CodeKind::Sq4,
             metric,
             centre: centre.mean(),
         };
@@ -78,35 +100,36 @@ impl RowCodec {
     /// Codes of `rows`, each a vector with its inverse norm.
     #[must_use]
     pub fn encode<'a>(&self, rows: impl ExactSizeIterator<Item = (&'a [f32], f32)>) -> CodedRows {
-        let dimension = self.codec.centre.len();
-        let mut codes = Vec::with_capacity(rows.len() * dimension);
+        let len = self.codec.code_bytes();
+        let mut codes = Vec::with_capacity(rows.len() * len);
         let mut scales = Vec::with_capacity(rows.len());
         let mut biases = Vec::with_capacity(rows.len());
-        let (mut residual, mut longest) = (0.0f64, 0.0f64);
+        let mut residuals = Vec::with_capacity(rows.len());
+        let mut most = Miss::default();
         let (mut offset, mut row) = (Vec::new(), Vec::new());
         for (vector, inverse_norm) in rows {
             row.clear();
             self.codec
                 .encode(vector, inverse_norm, &mut offset, &mut row);
-            let (code, rest) = row.split_at_checked(dimension).unwrap_or_default();
+            let (code, rest) = row.split_at_checked(len).unwrap_or_default();
             let factors = rest
                 .len()
                 .checked_sub(FACTORS)
                 .and_then(|at| rest.get(at..));
             let factor = |n| f32::from_bits(factors.and_then(|f| u32_at(f, n)).unwrap_or(0));
-            let (missed, length) = missed_by(&offset, code, factor(0));
-            residual = residual.max(missed);
-            longest = longest.max(length);
+            let miss = Miss::of(&offset, code, factor(0));
+            most = most.or_more(miss);
             codes.extend(code);
             scales.push(factor(0));
             biases.push(factor(1));
+            residuals.push((miss.residual as f32).next_up());
         }
         CodedRows {
             codes: codes.into(),
             scales: scales.into(),
             biases: biases.into(),
-            residual: residual.sqrt(),
-            longest: longest.sqrt(),
+            residuals: residuals.into(),
+            most,
         }
     }
 
@@ -120,7 +143,7 @@ impl RowCodec {
         let (code_query, offset, unit) = CodeQuery::with_offset(codec, query);
         Some(CodedQuery {
             metric: codec.metric,
-            dimension: f64::from(codec.dimension()),
+            dimension: codec.dimension(),
             centre: self.centre,
             length: squared_norm(&offset).sqrt(),
             residual: squared_miss(&offset, unit).sqrt(),
@@ -139,83 +162,143 @@ impl CodedRows {
     /// Heap bytes of the codes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.codes.len() + (self.scales.len() + self.biases.len()) * size_of::<f32>()
+        let numbers = self.scales.len() + self.biases.len() + self.residuals.len();
+        self.codes.len() + numbers * size_of::<f32>()
     }
 }
 
 impl CodedQuery {
-    /// Hands the number of each row to `emit`, in order, whose [`Query::distance`] may be
-    /// at most `farthest`: of all others it is above. `emit` returns the `farthest` from
-    /// there on. Returns how many were handed over.
-    pub fn near(
-        &self,
-        rows: &CodedRows,
-        mut farthest: f32,
-        mut emit: impl FnMut(u32) -> f32,
-    ) -> u32 {
-        let margin = self.margin(rows);
+    /// Makes `found` the rows of which [`Query::distance`] may be at most `farthest`, the
+    /// most promising first, each behind a bound: such a row's distance is not below it.
+    /// Of all others the distance is above `farthest`.
+    pub fn near(&self, rows: &CodedRows, farthest: f32, found: &mut Vec<(f32, u32)>) {
+        found.clear();
+        let margin = self.margin(&rows.most);
+        let share = margin.share(farthest);
         let (mut sums, mut bounds) = ([0; AT_ONCE], [0.0f32; AT_ONCE]);
-        let (mut first, mut handed_over) = (0u32, 0);
-        let stride = AT_ONCE * self.query.components();
+        let stride = AT_ONCE * self.query.code_bytes();
         let factors = rows.scales.chunks(AT_ONCE).zip(rows.biases.chunks(AT_ONCE));
-        for (codes, (scales, biases)) in rows.codes.chunks(stride.max(1)).zip(factors) {
+        let factors = factors.zip(rows.residuals.chunks(AT_ONCE));
+        let blocks = rows.codes.chunks(stride.max(1)).zip(factors);
+        for (first, (codes, ((scales, biases), residuals))) in (0..).step_by(AT_ONCE).zip(blocks) {
             let bounds = bounds.get_mut(..scales.len()).unwrap_or_default();
             let sums = sums.get_mut(..scales.len()).unwrap_or_default();
             self.query.estimates(codes, scales, biases, sums, bounds);
-            for (bound, row) in bounds.iter().zip(first..) {
-                // Beyond all numbers, or none: it says nothing.
-                let known = *bound < f32::MAX;
-                if !known || *bound - margin <= farthest {
-                    farthest = emit(row);
-                    handed_over += 1;
-                }
+            for (bound, residual) in bounds.iter_mut().zip(residuals) {
+                *bound -= share * residual + margin.rest;
             }
-            first = first.saturating_add(AT_ONCE as u32);
+            // Most blocks have none: looked at all at once.
+            let is_far = |bound: f32| (bound > farthest) & (bound < f32::MAX);
+            if bounds.iter().fold(true, |all, bound| all & is_far(*bound)) {
+                continue;
+            }
+            let near = bounds.iter().zip(first..).filter(|(b, _)| !is_far(**b));
+            found.extend(near.map(|(bound, row)| match *bound <= farthest {
+                true => (*bound, row),
+                // Beyond all numbers, or none: it says nothing.
+                false => (f32::NEG_INFINITY, row),
+            }));
         }
-        handed_over
+        found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     }
 
-    /// What an estimate may be above the distance.
-    fn margin(&self, rows: &CodedRows) -> f32 {
-        let missed = self.length * rows.residual + self.residual * rows.longest;
-        let products = match self.metric {
-            Metric::L2 => 2.0,
-            Metric::Cosine | Metric::InnerProduct => 1.0,
-        };
+    /// What an estimate may be above the distance. With q and x for the offsets of query
+    /// and row and c for the row's code, it is a product of q with x - c that is missing.
+    fn margin(&self, most: &Miss) -> Margin {
+        let missed = self.residual * most.length + most.along;
+        let products = products(self.metric);
+        let dimension = f64::from(self.dimension);
         // No sum that makes an estimate or a distance, term by term, is above these.
-        let reach = self.length + rows.longest + rows.residual;
+        let reach = self.length + most.length + most.residual;
         let far = reach + self.centre;
         let sums = match self.metric {
             Metric::L2 => reach * reach,
             Metric::Cosine => far * far + 1.0,
             Metric::InnerProduct => 2.0 * far * far,
         };
-        let ulp = f64::from(f32::EPSILON);
-        let lost = ulp * ((self.dimension + 32.0) * sums + 32.0 * reach * far);
+        // Rotating turns lengths and angles by less than these shares of them.
+        let turned = 4.0 * rotation_ulps(self.dimension) * reach * reach;
+        let lost = ULP * ((dimension + 32.0) * sums + 32.0 * reach * far + turned);
         // Where products are below all normal numbers they lose more than a share.
-        let lost = lost + (self.dimension + 32.0) * f64::from(f32::MIN_POSITIVE);
-        let margin = (products * missed + lost) * (1.0 + 4.0 * ulp);
-        // Not a number either if a length is none.
-        if margin.is_finite() {
-            margin as f32
-        } else {
-            f32::INFINITY
+        let lost = lost + (dimension + 32.0) * f64::from(f32::MIN_POSITIVE);
+        Margin {
+            metric: self.metric,
+            length: self.length,
+            lost,
+            rest: above(products * missed + lost),
         }
     }
 }
 
-/// How far the code of `offset` is from it, and the code's length; both squared.
-fn missed_by(offset: &[f32], code: &[u8], scale: f32) -> (f64, f64) {
-    let (mut missed, mut length) = ([0.0f64; 8], [0.0f64; 8]);
-    for (offset, code) in offset.chunks(8).zip(code.chunks(8)) {
-        let lanes = missed.iter_mut().zip(&mut length);
-        for ((missed, length), (x, code)) in lanes.zip(offset.iter().zip(code)) {
-            let coded = f64::from(scale) * (f64::from(*code) - 128.0);
-            *missed += (f64::from(*x) - coded).powi(2);
-            *length += coded * coded;
+impl Margin {
+    /// What of a row's residual an estimate may be above its distance, if that is at most
+    /// `farthest`. The product of q with x - c is at most as long as q; but x is across
+    /// x - c, so that it is the product of q - x with x - c too, and where distances are
+    /// those of the offsets, that of rows that count is short.
+    fn share(&self, farthest: f32) -> f32 {
+        let squared = match self.metric {
+            Metric::L2 => f64::from(farthest) + self.lost,
+            Metric::Cosine => 2.0 * (f64::from(farthest) + self.lost),
+            Metric::InnerProduct => f64::INFINITY,
+        };
+        above(products(self.metric) * squared.max(0.0).sqrt().min(self.length))
+    }
+}
+
+impl Miss {
+    /// That of the code of `offset`.
+    fn of(offset: &[f32], code: &[u8], scale: f32) -> Self {
+        let mut sums = [[0.0f64; 8]; 3];
+        let (low, high) = offset.split_at_checked(code.len()).unwrap_or((offset, &[]));
+        for (part, shift) in [(low, 0), (high, 4)] {
+            for (part, codes) in part.chunks(8).zip(code.chunks(8)) {
+                let [residual, length, along] = &mut sums;
+                let sums = residual.iter_mut().zip(length).zip(along);
+                let pairs = part.iter().zip(codes);
+                for (((residual, length), along), (x, code)) in sums.zip(pairs) {
+                    let level = 2 * i32::from(code >> shift & 15) - 15;
+                    let coded = f64::from(scale) * f64::from(level);
+                    let x = f64::from(*x);
+                    *residual += (x - coded) * (x - coded);
+                    *length += coded * coded;
+                    *along += x * (x - coded);
+                }
+            }
+        }
+        let [residual, length, along] = sums.map(|lanes| lanes.iter().sum::<f64>());
+        Self {
+            residual: residual.sqrt(),
+            length: length.sqrt(),
+            along: along.abs(),
         }
     }
-    (missed.iter().sum(), length.iter().sum())
+
+    fn or_more(self, other: Self) -> Self {
+        Self {
+            residual: self.residual.max(other.residual),
+            length: self.length.max(other.length),
+            along: self.along.max(other.along),
+        }
+    }
+}
+
+/// What a distance between consecutive `f32` is, as a share.
+const ULP: f64 = f32::EPSILON as f64;
+
+/// How often a distance has the product of query and row.
+fn products(metric: Metric) -> f64 {
+    match metric {
+        Metric::L2 => 2.0,
+        Metric::Cosine | Metric::InnerProduct => 1.0,
+    }
+}
+
+/// The number in `f32`, or a little more; infinite if it is none.
+fn above(x: f64) -> f32 {
+    match (x * (1.0 + 4.0 * ULP)) as f32 {
+        x if x.is_finite() => x.next_up(),
+        _ => f32::INFINITY,
+    }
 }
 
 /// How far the bytes of a query's offset are from it, squared.
@@ -269,13 +352,11 @@ mod tests {
             let coded = codec.encode(stored.iter().copied());
             let query = Query::new(metric, query.0).expect("valid");
             let prepared = codec.query(&query).expect("same shape");
+            let mut found = Vec::new();
             for (n, (row, norm)) in (0..).zip(stored) {
                 let distance = query.distance(row, *norm);
-                let mut met = false;
-                prepared.near(&coded, distance, |row| {
-                    met |= row == n;
-                    distance
-                });
+                prepared.near(&coded, distance, &mut found);
+                let met = found.iter().any(|(bound, row)| *row == n && *bound <= distance);
                 prop_assert!(met, "row {} at {} is left out", n, distance);
             }
         }
@@ -291,13 +372,13 @@ mod tests {
             let coded = codec.encode(pairs());
             let query = Query::new(metric, &rows[0]).expect("valid");
             let distance = query.distance(&rows[0], 1.0);
-            let mut met = Vec::new();
+            let mut found = Vec::new();
             let prepared = codec.query(&query).expect("same shape");
-            prepared.near(&coded, distance, |row| {
-                met.push(row);
-                distance
-            });
-            assert!(met.contains(&0), "{metric}: {met:?}");
+            prepared.near(&coded, distance, &mut found);
+            assert!(
+                found.iter().any(|(_, row)| *row == 0),
+                "{metric}: {found:?}"
+            );
         }
     }
 
@@ -324,8 +405,14 @@ mod tests {
             let mut distances: Vec<f32> = pairs().map(|(row, n)| query.distance(row, n)).collect();
             distances.sort_by(f32::total_cmp);
             let prepared = codec.query(&query).expect("same shape");
-            let handed_over = prepared.near(&coded, distances[9], |_| distances[9]);
-            assert!((10..=25).contains(&handed_over), "{metric}: {handed_over}");
+            let mut found = Vec::new();
+            prepared.near(&coded, distances[9], &mut found);
+            assert!(
+                (10..=250).contains(&found.len()),
+                "{metric}: {}",
+                found.len()
+            );
+            assert!(found.is_sorted_by(|a, b| a.0 <= b.0));
         }
     }
 

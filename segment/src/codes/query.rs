@@ -82,13 +82,12 @@ impl CodeQuery {
         self.factors + FACTORS
     }
 
-    /// Components of a code.
-    pub(super) fn components(&self) -> usize {
+    /// Bytes of a row's code without its numbers.
+    pub(super) fn code_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The estimated distances of codes of a byte a component that lie without gaps,
-    /// into `out`, one for each of `scales` and `biases`; `sums` is scratch of as many.
+    /// The estimated distances of codes that lie without gaps, into `out`, one for each of `scales` and `biases`; `sums` is scratch of as many.
     /// Not a number where sums are beyond all numbers.
     pub(super) fn estimates(
         &self,
