@@ -109,7 +109,7 @@ fn of_eight([a, b, c, d, e, f, g, h]: [f32; 8]) -> [f32; 8] {
 
 #[cfg(test)]
 mod tests {
-    use super::rotate;
+    use super::{ROUNDS, flip, rotate, rotation_ulps};
 
     fn vector(len: usize, seed: usize) -> Vec<f32> {
         (0..len)
@@ -131,6 +131,51 @@ mod tests {
             let scale = len as f32;
             assert!((product(&a, &b) - before).abs() < 1e-4 * scale, "{len}");
             assert!((product(&a, &a) - length).abs() < 1e-4 * scale, "{len}");
+        }
+    }
+
+    /// The rotation in `f64`.
+    fn rotated(components: &[f32]) -> Vec<f64> {
+        let len = components.len();
+        let width = 1usize << len.ilog2();
+        let mut exact: Vec<f64> = components.iter().map(|x| f64::from(*x)).collect();
+        for round in 0..ROUNDS {
+            let mut signs = vec![1.0; len];
+            flip(&mut signs, round);
+            exact
+                .iter_mut()
+                .zip(signs)
+                .for_each(|(x, sign)| *x *= f64::from(sign));
+            let start = if round % 2 == 0 { 0 } else { len - width };
+            let before = exact[start..start + width].to_vec();
+            for (i, x) in exact[start..start + width].iter_mut().enumerate() {
+                let sign = |j: usize| {
+                    if (i & j).count_ones() % 2 == 0 {
+                        1.0
+                    } else {
+                        -1.0
+                    }
+                };
+                let sum: f64 = before.iter().enumerate().map(|(j, x)| sign(j) * x).sum();
+                *x = sum / (width as f64).sqrt();
+            }
+        }
+        exact
+    }
+
+    #[test]
+    fn rotating_loses_no_more_than_it_says() {
+        for len in [1, 2, 3, 7, 8, 24, 100, 128, 384, 1000] {
+            for seed in 0..20 {
+                let mut components = vector(len, seed);
+                let exact = rotated(&components);
+                rotate(&mut components);
+                let pairs = exact.iter().zip(&components);
+                let missed: f64 = pairs.map(|(x, y)| (x - f64::from(*y)).powi(2)).sum();
+                let length: f64 = exact.iter().map(|x| x * x).sum();
+                let ulps = (missed / length).sqrt() / f64::from(f32::EPSILON);
+                assert!(ulps <= rotation_ulps(len as u32), "{len}: {ulps}");
+            }
         }
     }
 
