@@ -225,23 +225,27 @@ mod tests {
         }
     }
 
-    /// Products of 0.6 of the least number there is: rounding them is all of an estimate.
+    /// Products of 0.6 of the least number there is: rounding them is all of an estimate,
+    /// and of a distance, which sums each rounded up.
     #[test]
     fn no_distance_is_below_its_bound_where_products_vanish() {
-        let rows = [[2.9e-23f32], [-2.9e-23]];
-        for metric in [Metric::L2, Metric::InnerProduct] {
+        for (metric, dimension) in [
+            (Metric::L2, 1),
+            (Metric::L2, 64),
+            (Metric::InnerProduct, 1),
+            (Metric::InnerProduct, 64),
+        ] {
+            let rows = [vec![2.9e-23f32; dimension], vec![-2.9e-23; dimension]];
             let pairs = || rows.iter().map(|r| (&r[..], 1.0));
-            let codec = RowCodec::around(metric, 1, pairs());
+            let codec = RowCodec::around(metric, dimension as u32, pairs());
             let coded = codec.encode(pairs());
             let query = Query::new(metric, &rows[0]).expect("valid");
             let distance = query.distance(&rows[0], 1.0);
             let mut found = Vec::new();
             let prepared = codec.query(&query).expect("same shape");
             prepared.near(&coded, distance, &mut found);
-            assert!(
-                found.iter().any(|(_, row)| *row == 0),
-                "{metric}: {found:?}"
-            );
+            let met = found.iter().any(|(_, row)| *row == 0);
+            assert!(met, "{metric} {dimension} {distance:e}: {found:?}");
         }
     }
 
