@@ -15,6 +15,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::prefetch::prefetch;
+
 /// Target size of the first block. Miri follows every cell of a block at each
 /// borrow of it.
 const FIRST_BLOCK_BYTES: usize = if cfg!(miri) { 1 << 10 } else { 64 << 10 };
@@ -139,6 +141,11 @@ impl RowsReader {
     #[must_use]
     pub fn row(&self, row: u32) -> Option<&[f32]> {
         self.shared.row(row)
+    }
+
+    /// Asks for a row's memory ahead of its use.
+    pub fn prefetch(&self, row: u32) {
+        prefetch(bytemuck::cast_slice(self.row(row).unwrap_or_default()));
     }
 
     /// The rows published so far as runs of contiguous memory, in order: the

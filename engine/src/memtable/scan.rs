@@ -34,6 +34,7 @@ impl Memtable {
             live,
             locate,
             top,
+            found: Vec::new(),
         };
         let len = self.vectors.len();
         self.codes
@@ -70,6 +71,9 @@ impl Memtable {
     }
 }
 
+/// Rows that are asked for ahead of the one in hand.
+const AHEAD: usize = 4;
+
 /// One search of a memtable.
 struct Scan<'a, 'b, L, Live, Locate> {
     memtable: &'a Memtable,
@@ -78,6 +82,8 @@ struct Scan<'a, 'b, L, Live, Locate> {
     live: Live,
     locate: Locate,
     top: &'b mut TopK<L>,
+    /// Rows of one chunk behind their bounds.
+    found: Vec<(f32, u32)>,
 }
 
 impl<L, Live, Locate> Scan<'_, '_, L, Live, Locate>
@@ -95,10 +101,32 @@ where
     /// do not keep them out; how many were offered.
     fn coded(&mut self, start: u32, query: &CodedQuery, chunk: &CodedRows) -> u32 {
         let farthest = self.top.bound().unwrap_or(f32::INFINITY);
-        query.near(chunk, farthest, |row| {
+        let mut found = std::mem::take(&mut self.found);
+        query.near(chunk, farthest, &mut found);
+        let mut coming = found.iter();
+        coming
+            .by_ref()
+            .take(AHEAD)
+            .for_each(|(_, row)| self.ask_for(start + row));
+        let mut offered = 0;
+        for (bound, row) in &found {
+            if self.top.excludes(*bound) {
+                // So are all that follow.
+                break;
+            }
+            if let Some((_, next)) = coming.next() {
+                self.ask_for(start + next);
+            }
             self.offer(start + row);
-            self.top.bound().unwrap_or(f32::INFINITY)
-        })
+            offered += 1;
+        }
+        self.found = found;
+        offered
+    }
+
+    /// Has the row on its way from memory when it is offered.
+    fn ask_for(&self, row: u32) {
+        self.memtable.vectors.prefetch(row);
     }
 
     /// Offers all rows up to one that is not visible, where the scan ends; that row.
@@ -201,7 +229,8 @@ mod tests {
             }
             let codes = memtable.code_bytes();
             let chunks = ROWS as usize / CHUNK as usize;
-            assert!(codes > chunks * CHUNK as usize * DIMENSION, "{codes}");
+            let least = chunks * CHUNK as usize * DIMENSION / 2;
+            assert!((least..2 * least).contains(&codes), "{codes}");
             assert_eq!(budget.used(), memtable.charged_bytes());
             memtable.release_to_pins();
             assert_eq!(
@@ -230,6 +259,7 @@ mod tests {
             live: |_: &Key| true,
             locate: |row| row,
             top: &mut top,
+            found: Vec::new(),
         };
         let whole = KEYS as u32 / CHUNK;
         let offered = (0..whole).map(|n| {

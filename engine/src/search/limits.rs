@@ -34,6 +34,11 @@ impl<'a> Limits<'a> {
         }
     }
 
+    /// Whether nothing can end the search early.
+    pub(super) fn are_none(&self) -> bool {
+        self.deadline.is_none() && self.max_visited.is_none()
+    }
+
     /// Whether a limit has ended something.
     pub(super) fn reached(&self) -> bool {
         self.reached

@@ -1,8 +1,9 @@
 //! The nearest rows to a query at one SeqNo of one view.
 //!
-//! Owns how memtables and segments are searched for one answer. Memtables are
-//! scanned; segments follow, largest first, each by its graph, with the k-th
-//! distance found so far as bound of what is taken from it. Invariants: distances are
+//! Owns how memtables and segments are searched for one answer. Segments are
+//! searched largest first, each by its graph, with the k-th distance found so far as
+//! bound of what is taken from it; then memtables are scanned, with the same bound, or
+//! before where a limit may end the search. Invariants: distances are
 //! exact and only live rows answer: liveness is tested before the result is cut to k; unless a limit
 //! of the caller's ends the search, min(k, live rows) rows answer, because a
 //! walk that meets too many dead rows is widened and then replaced by a scan. A
@@ -164,7 +165,12 @@ impl<'a> Search<'a, '_> {
     }
 
     fn search(&mut self, scratch: &mut Scratch) -> Result<Vec<Hit>> {
-        self.search_memtables();
+        // What the segments found keeps most rows of memtables out. A limit must not
+        // leave out what was written last.
+        let memtables_last = self.limits.are_none();
+        if !memtables_last {
+            self.search_memtables();
+        }
         // Largest first: its k-th distance bounds what the others may add.
         let mut segments = self.readable()?;
         segments.sort_by_key(|s| (Reverse(s.live_rows()), s.id()));
@@ -178,6 +184,9 @@ impl<'a> Search<'a, '_> {
                 searched => searched?,
             }
             self.stats.segments += 1;
+        }
+        if memtables_last {
+            self.search_memtables();
         }
         self.stats.incomplete = self.limits.reached() || !self.skipped.is_empty();
         let top = std::mem::replace(&mut self.top, TopK::new(self.options.k));

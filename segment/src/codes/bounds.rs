@@ -1,14 +1,13 @@
 //! Least distances by codes, for scans that stay exact.
 //!
-//! Owns rows' codes of a byte a component beside how far an estimate by them can be
-//! off, and so a bound that no distance is below: a scan reads codes and computes the
-//! distances of those rows alone whose bound is near enough. The bound is that of
-//! Cauchy and Schwarz on what encoding took from the rows and from the query, with
-//! room for what sums in `f32` lose; it is not a likelihood. Invariant: a bound is
-//! never above what [`Query::distance`] gives, whatever the vectors. Must not know:
+//! Owns rows' codes of four bits a component beside how far each is from its row, and
+//! so a bound that no distance is below: a scan reads codes and computes the distances
+//! of those rows alone whose bound is near enough. The bound is no likelihood. Invariant:
+//! it is never above what [`Query::distance`] gives, whatever the vectors. Must not know:
 //! where rows lie, who is live.
 
 use crate::codes::encode::{Centre, Codec};
+use crate::codes::margin::{Miss, Reach};
 use crate::codes::query::CodeQuery;
 use crate::codes::{CodeKind, FACTORS};
 use crate::distance::{Query, squared_norm};
@@ -26,30 +25,23 @@ pub struct RowCodec {
     centre: f64,
 }
 
-/// The codes of some rows, their scales and biases apart, so that many rows are
-/// computed at once.
+/// The codes of some rows, their numbers apart, so that many rows are computed at once.
 #[derive(Debug)]
 pub struct CodedRows {
     codes: Box<[u8]>,
     scales: Box<[f32]>,
     biases: Box<[f32]>,
-    /// The most that a row's code is away from the row.
-    residual: f64,
-    /// Length of the longest code.
-    longest: f64,
+    /// How far each row's code is from it, at most.
+    residuals: Box<[f32]>,
+    /// The most that any code missed.
+    most: Miss,
 }
 
 /// A query prepared for the rows of one [`RowCodec`].
 #[derive(Clone, Debug)]
 pub struct CodedQuery {
     query: CodeQuery,
-    metric: Metric,
-    dimension: f64,
-    centre: f64,
-    /// Length of the query's offset from the centre.
-    length: f64,
-    /// How far its bytes are from it.
-    residual: f64,
+    reach: Reach,
 }
 
 impl RowCodec {
@@ -65,7 +57,7 @@ impl RowCodec {
         let mut centre = Centre::new(dimension);
         rows.for_each(|(vector, inverse_norm)| centre.add(vector, inverse_norm));
         let codec = Codec {
-            kind: CodeKind::Sq8,
+            kind: CodeKind::Sq4,
             metric,
             centre: centre.mean(),
         };
@@ -78,35 +70,36 @@ impl RowCodec {
     /// Codes of `rows`, each a vector with its inverse norm.
     #[must_use]
     pub fn encode<'a>(&self, rows: impl ExactSizeIterator<Item = (&'a [f32], f32)>) -> CodedRows {
-        let dimension = self.codec.centre.len();
-        let mut codes = Vec::with_capacity(rows.len() * dimension);
+        let len = self.codec.code_bytes();
+        let mut codes = Vec::with_capacity(rows.len() * len);
         let mut scales = Vec::with_capacity(rows.len());
         let mut biases = Vec::with_capacity(rows.len());
-        let (mut residual, mut longest) = (0.0f64, 0.0f64);
+        let mut residuals = Vec::with_capacity(rows.len());
+        let mut most = Miss::default();
         let (mut offset, mut row) = (Vec::new(), Vec::new());
         for (vector, inverse_norm) in rows {
             row.clear();
             self.codec
                 .encode(vector, inverse_norm, &mut offset, &mut row);
-            let (code, rest) = row.split_at_checked(dimension).unwrap_or_default();
+            let (code, rest) = row.split_at_checked(len).unwrap_or_default();
             let factors = rest
                 .len()
                 .checked_sub(FACTORS)
                 .and_then(|at| rest.get(at..));
             let factor = |n| f32::from_bits(factors.and_then(|f| u32_at(f, n)).unwrap_or(0));
-            let (missed, length) = missed_by(&offset, code, factor(0));
-            residual = residual.max(missed);
-            longest = longest.max(length);
+            let miss = Miss::of(&offset, code, factor(0));
+            most = most.or_more(miss);
             codes.extend(code);
             scales.push(factor(0));
             biases.push(factor(1));
+            residuals.push((miss.residual as f32).next_up());
         }
         CodedRows {
             codes: codes.into(),
             scales: scales.into(),
             biases: biases.into(),
-            residual: residual.sqrt(),
-            longest: longest.sqrt(),
+            residuals: residuals.into(),
+            most,
         }
     }
 
@@ -119,11 +112,7 @@ impl RowCodec {
         }
         let (code_query, offset, unit) = CodeQuery::with_offset(codec, query);
         Some(CodedQuery {
-            metric: codec.metric,
-            dimension: f64::from(codec.dimension()),
-            centre: self.centre,
-            length: squared_norm(&offset).sqrt(),
-            residual: squared_miss(&offset, unit).sqrt(),
+            reach: Reach::new(codec.metric, self.centre, &offset, unit),
             query: code_query,
         })
     }
@@ -139,92 +128,47 @@ impl CodedRows {
     /// Heap bytes of the codes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.codes.len() + (self.scales.len() + self.biases.len()) * size_of::<f32>()
+        let numbers = self.scales.len() + self.biases.len() + self.residuals.len();
+        self.codes.len() + numbers * size_of::<f32>()
     }
 }
 
 impl CodedQuery {
-    /// Hands the number of each row to `emit`, in order, whose [`Query::distance`] may be
-    /// at most `farthest`: of all others it is above. `emit` returns the `farthest` from
-    /// there on. Returns how many were handed over.
-    pub fn near(
-        &self,
-        rows: &CodedRows,
-        mut farthest: f32,
-        mut emit: impl FnMut(u32) -> f32,
-    ) -> u32 {
-        let margin = self.margin(rows);
+    /// Makes `found` the rows of which [`Query::distance`] may be at most `farthest`, the
+    /// most promising first, each behind a bound: such a row's distance is not below it.
+    /// Of all others the distance is above `farthest`.
+    pub fn near(&self, rows: &CodedRows, farthest: f32, found: &mut Vec<(f32, u32)>) {
+        found.clear();
+        let margin = self.reach.margin(&rows.most);
+        let share = margin.share(farthest);
         let (mut sums, mut bounds) = ([0; AT_ONCE], [0.0f32; AT_ONCE]);
-        let (mut first, mut handed_over) = (0u32, 0);
-        let stride = AT_ONCE * self.query.components();
+        let stride = AT_ONCE * self.query.code_bytes();
         let factors = rows.scales.chunks(AT_ONCE).zip(rows.biases.chunks(AT_ONCE));
-        for (codes, (scales, biases)) in rows.codes.chunks(stride.max(1)).zip(factors) {
+        let factors = factors.zip(rows.residuals.chunks(AT_ONCE));
+        let blocks = rows.codes.chunks(stride.max(1)).zip(factors);
+        for (first, (codes, ((scales, biases), residuals))) in (0..).step_by(AT_ONCE).zip(blocks) {
             let bounds = bounds.get_mut(..scales.len()).unwrap_or_default();
             let sums = sums.get_mut(..scales.len()).unwrap_or_default();
             self.query.estimates(codes, scales, biases, sums, bounds);
-            for (bound, row) in bounds.iter().zip(first..) {
-                // Beyond all numbers, or none: it says nothing.
-                let known = *bound < f32::MAX;
-                if !known || *bound - margin <= farthest {
-                    farthest = emit(row);
-                    handed_over += 1;
-                }
+            let is_far = |bound: f32| (bound > farthest) & (bound < f32::MAX);
+            let mut all_far = true;
+            for (bound, residual) in bounds.iter_mut().zip(residuals) {
+                *bound -= share * residual + margin.rest;
+                all_far &= is_far(*bound);
             }
-            first = first.saturating_add(AT_ONCE as u32);
+            // As most blocks are.
+            if all_far {
+                continue;
+            }
+            let near = bounds.iter().zip(first..).filter(|(b, _)| !is_far(**b));
+            found.extend(near.map(|(bound, row)| match *bound <= farthest {
+                true => (*bound, row),
+                // Beyond all numbers, or none: it says nothing.
+                false => (f32::NEG_INFINITY, row),
+            }));
         }
-        handed_over
+        found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     }
-
-    /// What an estimate may be above the distance.
-    fn margin(&self, rows: &CodedRows) -> f32 {
-        let missed = self.length * rows.residual + self.residual * rows.longest;
-        let products = match self.metric {
-            Metric::L2 => 2.0,
-            Metric::Cosine | Metric::InnerProduct => 1.0,
-        };
-        // No sum that makes an estimate or a distance, term by term, is above these.
-        let reach = self.length + rows.longest + rows.residual;
-        let far = reach + self.centre;
-        let sums = match self.metric {
-            Metric::L2 => reach * reach,
-            Metric::Cosine => far * far + 1.0,
-            Metric::InnerProduct => 2.0 * far * far,
-        };
-        let ulp = f64::from(f32::EPSILON);
-        let lost = ulp * ((self.dimension + 32.0) * sums + 32.0 * reach * far);
-        // Where products are below all normal numbers they lose more than a share.
-        let lost = lost + (self.dimension + 32.0) * f64::from(f32::MIN_POSITIVE);
-        let margin = (products * missed + lost) * (1.0 + 4.0 * ulp);
-        // Not a number either if a length is none.
-        if margin.is_finite() {
-            margin as f32
-        } else {
-            f32::INFINITY
-        }
-    }
-}
-
-/// How far the code of `offset` is from it, and the code's length; both squared.
-fn missed_by(offset: &[f32], code: &[u8], scale: f32) -> (f64, f64) {
-    let (mut missed, mut length) = ([0.0f64; 8], [0.0f64; 8]);
-    for (offset, code) in offset.chunks(8).zip(code.chunks(8)) {
-        let lanes = missed.iter_mut().zip(&mut length);
-        for ((missed, length), (x, code)) in lanes.zip(offset.iter().zip(code)) {
-            let coded = f64::from(scale) * (f64::from(*code) - 128.0);
-            *missed += (f64::from(*x) - coded).powi(2);
-            *length += coded * coded;
-        }
-    }
-    (missed.iter().sum(), length.iter().sum())
-}
-
-/// How far the bytes of a query's offset are from it, squared.
-fn squared_miss(offset: &[f32], unit: f32) -> f64 {
-    let missed = offset.iter().map(|x| {
-        let byte = CodeQuery::component(*x, unit);
-        f64::from(*x) - f64::from(unit) * f64::from(byte)
-    });
-    missed.map(|x| x * x).sum()
 }
 
 #[cfg(test)]
@@ -243,7 +187,9 @@ mod tests {
         let size = prop::sample::select(vec![1e-18f32, 1e-6, 1.0, 300.0, 1e9, 5e17]);
         let shift = prop::sample::select(vec![0.0f32, 1.0, 50.0]);
         let spread = prop::sample::select(vec![1.0f32, 1e-3, 1e-7]);
-        (1usize..150, size, shift, spread).prop_flat_map(|(dimension, size, shift, spread)| {
+        // With few dimensions margins are all but reached.
+        let dimension = prop_oneof![1usize..5, 1usize..150];
+        (dimension, size, shift, spread).prop_flat_map(|(dimension, size, shift, spread)| {
             let component = (-1.0f32..1.0).prop_map(move |x| (x * spread + shift) * size);
             prop::collection::vec(prop::collection::vec(component, dimension), 2..12)
         })
@@ -269,35 +215,37 @@ mod tests {
             let coded = codec.encode(stored.iter().copied());
             let query = Query::new(metric, query.0).expect("valid");
             let prepared = codec.query(&query).expect("same shape");
+            let mut found = Vec::new();
             for (n, (row, norm)) in (0..).zip(stored) {
                 let distance = query.distance(row, *norm);
-                let mut met = false;
-                prepared.near(&coded, distance, |row| {
-                    met |= row == n;
-                    distance
-                });
+                prepared.near(&coded, distance, &mut found);
+                let met = found.iter().any(|(bound, row)| *row == n && *bound <= distance);
                 prop_assert!(met, "row {} at {} is left out", n, distance);
             }
         }
     }
 
-    /// Products of 0.6 of the least number there is: rounding them is all of an estimate.
+    /// Products of 0.6 of the least number there is: rounding them is all of an estimate,
+    /// and of a distance, which sums each rounded up.
     #[test]
     fn no_distance_is_below_its_bound_where_products_vanish() {
-        let rows = [[2.9e-23f32], [-2.9e-23]];
-        for metric in [Metric::L2, Metric::InnerProduct] {
+        for (metric, dimension) in [
+            (Metric::L2, 1),
+            (Metric::L2, 64),
+            (Metric::InnerProduct, 1),
+            (Metric::InnerProduct, 64),
+        ] {
+            let rows = [vec![2.9e-23f32; dimension], vec![-2.9e-23; dimension]];
             let pairs = || rows.iter().map(|r| (&r[..], 1.0));
-            let codec = RowCodec::around(metric, 1, pairs());
+            let codec = RowCodec::around(metric, dimension as u32, pairs());
             let coded = codec.encode(pairs());
             let query = Query::new(metric, &rows[0]).expect("valid");
             let distance = query.distance(&rows[0], 1.0);
-            let mut met = Vec::new();
+            let mut found = Vec::new();
             let prepared = codec.query(&query).expect("same shape");
-            prepared.near(&coded, distance, |row| {
-                met.push(row);
-                distance
-            });
-            assert!(met.contains(&0), "{metric}: {met:?}");
+            prepared.near(&coded, distance, &mut found);
+            let met = found.iter().any(|(_, row)| *row == 0);
+            assert!(met, "{metric} {dimension} {distance:e}: {found:?}");
         }
     }
 
@@ -324,8 +272,14 @@ mod tests {
             let mut distances: Vec<f32> = pairs().map(|(row, n)| query.distance(row, n)).collect();
             distances.sort_by(f32::total_cmp);
             let prepared = codec.query(&query).expect("same shape");
-            let handed_over = prepared.near(&coded, distances[9], |_| distances[9]);
-            assert!((10..=25).contains(&handed_over), "{metric}: {handed_over}");
+            let mut found = Vec::new();
+            prepared.near(&coded, distances[9], &mut found);
+            assert!(
+                (10..=250).contains(&found.len()),
+                "{metric}: {}",
+                found.len()
+            );
+            assert!(found.is_sorted_by(|a, b| a.0 <= b.0));
         }
     }
 

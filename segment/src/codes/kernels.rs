@@ -139,11 +139,11 @@ impl Bytes {
         self.len
     }
 
-    /// The sums of rows of bytes that lie without gaps, into `out`.
+    /// The sums of rows that lie without gaps, into `out`.
     pub(crate) fn all(&self, codes: &[u8], out: &mut [i32]) {
         let done = match self.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(proof) if self.packing == Packing::Bytes => proof.fours(self, codes, out),
+            Isa::Avx512(proof) if self.packing == Packing::Nibbles => proof.fours(self, codes, out),
             _ => 0,
         };
         let table = Table {

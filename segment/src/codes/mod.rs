@@ -11,6 +11,7 @@
 mod bounds;
 mod encode;
 mod kernels;
+mod margin;
 mod query;
 mod rotation;
 

@@ -24,9 +24,9 @@ pub(crate) struct CodeQuery {
     constant: f32,
     /// Of a product; negative.
     factor: f32,
-    /// What a sum of products with packed components is multiplied by, and what is
+    /// How often a sum of products with packed components is doubled, and what is
     /// added, to be the product with the code.
-    step: i32,
+    doubled: u32,
     shift: i32,
 }
 
@@ -62,7 +62,8 @@ impl CodeQuery {
             factors: codec.stride() - FACTORS,
             constant: constant as f32,
             factor: factor * unit,
-            step,
+            // Steps are powers of two.
+            doubled: step.trailing_zeros(),
             // At most 128 x 127 x 65,535.
             shift: shift * total,
         };
@@ -82,13 +83,12 @@ impl CodeQuery {
         self.factors + FACTORS
     }
 
-    /// Components of a code.
-    pub(super) fn components(&self) -> usize {
+    /// Bytes of a row's code without its numbers.
+    pub(super) fn code_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The estimated distances of codes of a byte a component that lie without gaps,
-    /// into `out`, one for each of `scales` and `biases`; `sums` is scratch of as many.
+    /// The estimated distances of codes that lie without gaps, into `out`, one for each of `scales` and `biases`; `sums` is scratch of as many.
     /// Not a number where sums are beyond all numbers.
     pub(super) fn estimates(
         &self,
@@ -109,7 +109,7 @@ impl CodeQuery {
     #[inline(always)]
     fn product(&self, sum: i32) -> f32 {
         // Neither wraps, since the product of what the numbers stand for fits.
-        sum.wrapping_mul(self.step).wrapping_add(self.shift) as f32
+        sum.wrapping_shl(self.doubled).wrapping_add(self.shift) as f32
     }
 
     /// The estimated distance of one code.

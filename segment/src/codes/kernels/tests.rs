@@ -70,22 +70,25 @@ proptest! {
 proptest! {
     #[test]
     fn all_rows_of_a_table_at_once_have_the_same_sums(
+        packing in any_packing(),
         query in proptest::collection::vec(-127i8..=127, 1..300),
         rows in 0usize..11,
         seed in any::<u64>(),
     ) {
+        let stride = packing.bytes(query.len());
         let mut state = seed;
-        let codes: Vec<u8> = (0..query.len() * rows).map(|_| {
+        let codes: Vec<u8> = (0..stride * rows).map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 56) as u8
         }).collect();
         let products = |code: &[u8]| -> i32 {
-            code.iter().zip(&query).map(|(c, q)| i32::from(*c) * i32::from(*q)).sum()
+            let products = query.iter().enumerate();
+            products.map(|(i, q)| unpacked(packing, code, query.len(), i) * i32::from(*q)).sum()
         };
-        let want: Vec<i32> = codes.chunks(query.len()).map(products).collect();
+        let want: Vec<i32> = codes.chunks(stride).map(products).collect();
         for isa in Isa::all() {
             let mut got = vec![0; rows];
-            Bytes::new(Packing::Bytes, &query, isa).all(&codes, &mut got);
+            Bytes::new(packing, &query, isa).all(&codes, &mut got);
             prop_assert_eq!(&got, &want, "{:?}", isa);
         }
     }

@@ -38,7 +38,7 @@ impl Avx512 {
         unsafe { each_avx512(query, table, rows, ahead, emit) }
     }
 
-    /// The sums of four rows of bytes at a time, as many as there are; how many.
+    /// The sums of four rows of nibbles at a time, as many as there are; how many.
     pub(super) fn fours(self, query: &Bytes, codes: &[u8], out: &mut [i32]) -> usize {
         // SAFETY: `self` was made by `detect`, so the processor has the instructions.
         unsafe { fours_avx512(query, codes, out) }
@@ -126,12 +126,6 @@ fn query_512(components: Option<&[i8; 64]>) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn bytes_avx512(code: &[u8], query: &[[i8; 64]]) -> i32 {
-    _mm512_reduce_add_epi32(sums_avx512(code, query))
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn sums_avx512(code: &[u8], query: &[[i8; 64]]) -> __m512i {
     let (whole, rest) = code.as_chunks::<64>();
     let mut sum = _mm512_setzero_si512();
     for (code, query) in whole.iter().zip(query) {
@@ -141,17 +135,18 @@ fn sums_avx512(code: &[u8], query: &[[i8; 64]]) -> __m512i {
         let query = query_512(query.get(whole.len()));
         sum = _mm512_dpbusd_epi32(sum, load_part(rest), query);
     }
-    sum
+    _mm512_reduce_add_epi32(sum)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn fours_avx512(query: &Bytes, codes: &[u8], out: &mut [i32]) -> usize {
     let (components, _) = query.components.as_chunks::<64>();
+    let (low, high) = components.split_at(components.len() / 2);
     let (outs, _) = out.as_chunks_mut::<4>();
     let mut done = 0;
     for (four, out) in codes.chunks_exact(4 * query.len.max(1)).zip(outs) {
         let mut rows = four.chunks_exact(query.len.max(1));
-        let mut sum = || sums_avx512(rows.next().unwrap_or_default(), components);
+        let mut sum = || nibble_sums_avx512(rows.next().unwrap_or_default(), low, high);
         *out = totals_512([sum(), sum(), sum(), sum()]);
         done += 4;
     }
@@ -179,6 +174,12 @@ fn totals_512([a, b, c, d]: [__m512i; 4]) -> [i32; 4] {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn nibbles_avx512(code: &[u8], low: &[[i8; 64]], high: &[[i8; 64]]) -> i32 {
+    _mm512_reduce_add_epi32(nibble_sums_avx512(code, low, high))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn nibble_sums_avx512(code: &[u8], low: &[[i8; 64]], high: &[[i8; 64]]) -> __m512i {
     let fifteen = _mm512_set1_epi8(15);
     let mut sum = _mm512_setzero_si512();
     let mut add = |code: __m512i, n: usize| {
@@ -194,7 +195,7 @@ fn nibbles_avx512(code: &[u8], low: &[[i8; 64]], high: &[[i8; 64]]) -> i32 {
     if !rest.is_empty() {
         add(load_part(rest), whole.len());
     }
-    _mm512_reduce_add_epi32(sum)
+    sum
 }
 
 /// Reads whole words of the code; where that is more than the code's bytes, the
