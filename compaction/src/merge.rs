@@ -152,6 +152,7 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
             RowSource::check_cancelled(self)?;
             match last.as_ref().map(|last| last.cmp(&key)) {
                 None | Some(Order::Less) => {}
+                Some(Order::Equal) if planted("merge.one_live_row") => {}
                 Some(Order::Equal) => {
                     let what = format!("key {key} has two live rows");
                     return self.blame(index, Err(broken(what)));
@@ -295,7 +296,7 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
     }
 
     fn check_cancelled(&self) -> Result<(), SegmentError> {
-        if (self.cancelled)() {
+        if (self.cancelled)() && !planted("merge.cancelled") {
             return Err(SegmentError::Cancelled);
         }
         Ok(())
@@ -394,6 +395,9 @@ pub fn carry_over<S: SectionSource>(
 ) -> Result<DeletionVector, (SegmentError, Option<usize>)> {
     let mut rows = Vec::new();
     for (index, input) in newly_deleted.iter().enumerate() {
+        if index > 0 && planted("merge.carry_over_all") {
+            break;
+        }
         for row in input.deleted.iter() {
             let key = input.segment.key(row);
             let key = key.map_err(|error| (error, Some(index)))?;

@@ -11,7 +11,7 @@ use esker_segment::{Key, Row, SeqNo};
 use loom::sync::Arc;
 use loom::thread;
 
-use super::{COLLECTION, Image, explore, live_rows, view_of};
+use super::{COLLECTION, Image, explore, live_in, live_rows, view_of};
 use crate::compact::deleted_meanwhile;
 use crate::flush::{Contents, Superseded, changed_deletions, resolve_since};
 use crate::gc::Garbage;
@@ -26,6 +26,12 @@ static MERGED: Image = Image::new(2, &[("a", 1), ("b", 2)]);
 /// And if it had.
 static MERGED_LATE: Image = Image::new(2, &[("b", 2)]);
 static FLUSHED: Image = Image::new(3, &[("a", 3)]);
+/// What a merge of that output, and of the flush if it came before, may be.
+static AGAIN: [Image; 3] = [
+    Image::new(4, &[("a", 1), ("b", 2)]),
+    Image::new(4, &[("b", 2)]),
+    Image::new(4, &[("a", 3), ("b", 2)]),
+];
 
 struct Database {
     published: Published,
@@ -58,12 +64,27 @@ impl Database {
     }
 
     fn merge(&self) {
+        self.merge_into(&[1], &[&MERGED, &MERGED_LATE]);
+    }
+
+    /// Merges the segments of these numbers that are there into the image of what is
+    /// live in them.
+    fn merge_into(&self, numbers: &[u64], images: &[&'static Image]) {
         let planned = self.version();
+        let is_input = |s: &&LiveSegment| numbers.contains(&s.id().0);
         let inputs: Vec<LiveSegment> = planned.segments.iter().filter(is_input).cloned().collect();
-        let image = match inputs[0].known_deletions().unwrap().len() {
-            0 => &MERGED,
-            _ => &MERGED_LATE,
+        let live = |name: &'static str| {
+            let key = Key::from(name);
+            let rows: Vec<_> = inputs.iter().filter_map(|s| live_in(s, &key)).collect();
+            assert!(
+                rows.len() < 2,
+                "{key} is live at {rows:?} in what is merged"
+            );
+            rows.first().map(|seqno| (name, *seqno))
         };
+        let live: Vec<_> = ["a", "b"].into_iter().filter_map(live).collect();
+        let image = images.iter().find(|image| image.rows.0 == live);
+        let image = image.unwrap_or_else(|| panic!("{live:?} cannot be what is merged"));
         let output = image.open(&self.garbage);
         output.pin.mark_named();
         let committing = self.commit.lock();
@@ -90,6 +111,21 @@ impl Database {
         self.swap(|version| version.with(&[], output, deletions));
     }
 
+    /// Deletes a, puts it and deletes it again, each in a flush of its own.
+    fn delete_twice(&self) {
+        self.flush(&contents("a", Entry::Tombstone), None);
+        let output = FLUSHED.open(&self.garbage);
+        self.flush(&contents("a", Entry::Put(Row(0))), Some(output));
+        self.flush(&contents("a", Entry::Tombstone), None);
+    }
+
+    fn assert_only_b(&self) {
+        let (view, _) = self.published.get();
+        let collection = &view.collections[&COLLECTION];
+        assert_eq!(live_rows(collection, &Key::from("a")), []);
+        assert_eq!(live_rows(collection, &Key::from("b")), [2]);
+    }
+
     /// A key never has two live rows, and never goes back.
     fn look(&self, key: &Key, least: u64) -> u64 {
         let (view, _) = self.published.get();
@@ -99,10 +135,6 @@ impl Database {
         assert!(now >= least, "{key} went back from {least} to {now}");
         now
     }
-}
-
-fn is_input(segment: &&LiveSegment) -> bool {
-    segment.id().0 == 1
 }
 
 fn contents(key: &str, entry: Entry) -> Contents {
@@ -161,5 +193,61 @@ fn loom_no_reader_sees_a_deleted_row_again() {
         let collection = &view.collections[&COLLECTION];
         assert_eq!(live_rows(collection, &Key::from("a")), []);
         assert_eq!(live_rows(collection, &Key::from("b")), [2]);
+    });
+}
+
+/// A key of the input is deleted, put and deleted again around the commit.
+#[test]
+fn loom_two_deletions_of_a_key_with_a_flush_between_them_both_count() {
+    explore(|| {
+        let db = Database::new();
+        let flusher = {
+            let db = Arc::clone(&db);
+            thread::spawn(move || db.delete_twice())
+        };
+        db.merge();
+        flusher.join().unwrap();
+        db.assert_only_b();
+    });
+}
+
+/// The same, and the output is merged again, with what was flushed if it is there yet.
+#[test]
+fn loom_deletions_survive_a_merge_of_the_output() {
+    explore(|| {
+        let db = Database::new();
+        let flusher = {
+            let db = Arc::clone(&db);
+            thread::spawn(move || db.delete_twice())
+        };
+        db.merge();
+        db.merge_into(&[2, 3], &AGAIN.each_ref());
+        flusher.join().unwrap();
+        db.assert_only_b();
+    });
+}
+
+/// The same with a reader: the row that was deleted first never comes back, and no two
+/// rows of a key are ever live.
+#[test]
+fn loom_no_reader_sees_a_row_of_two_deletions_again() {
+    explore(|| {
+        let db = Database::new();
+        let flusher = {
+            let db = Arc::clone(&db);
+            thread::spawn(move || db.delete_twice())
+        };
+        let reader = {
+            let db = Arc::clone(&db);
+            thread::spawn(move || {
+                let key = Key::from("a");
+                let (first, second) = (db.look(&key, 0), db.look(&key, 0));
+                assert!(second != 1 || first == 1, "1 came back after {first}");
+            })
+        };
+        db.merge();
+        flusher.join().unwrap();
+        reader.join().unwrap();
+        db.assert_only_b();
     });
 }

@@ -125,7 +125,9 @@ impl<R: RowSource> View<'_, R> {
         let Some(bound) = wanted.checked_sub(1).and_then(|last| exact.get(last)) else {
             return Ok((0, 0));
         };
-        compared.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        // Of equal estimates the farthest first: rows come in the order of the graph, the
+        // nearest first, which is nothing that equal codes would know.
+        compared.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
         let reranked = compared.iter().take(self.codec.kind.rerank_rows(wanted));
         let found = reranked.filter(|(_, exact)| exact <= bound).count();
         Ok((found.min(wanted), wanted))

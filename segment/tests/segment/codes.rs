@@ -393,3 +393,40 @@ fn rows_that_codes_cannot_tell_apart_are_walked_by_their_vectors() {
         }
     }
 }
+
+/// One row so far away that the centre lies far from all others: their codes are all
+/// the same, and say nothing. Whoever looks at rows in the order of their edges, and
+/// takes equal estimates as they come, thinks that they say everything.
+#[test]
+fn codes_that_are_all_the_same_tell_nothing() {
+    const DIM: usize = 3;
+    for far in [1e14, -3e18] {
+        let row = |n: u64| TestRow {
+            key: n.to_be_bytes().to_vec(),
+            vector: match n {
+                700 => vec![far; DIM],
+                _ => {
+                    let place = noise(n % 9 + 1, DIM);
+                    let pairs = place.iter().zip(noise(n + 1000, DIM));
+                    pairs.map(|(c, x)| 16.0 * c + x).collect()
+                }
+            },
+            seqno: n + 1,
+            payload: None,
+        };
+        let rows = Rows::new((0..1500).map(row).collect());
+        for kind in KINDS {
+            let (file, expected) = write_coded(&rows, Metric::L2, 8, kind);
+            let segment = Segment::open(memory(&file), &expected).unwrap();
+            let query = Query::new(Metric::L2, &rows.rows[20].vector).unwrap();
+            let mut nearest = Vec::new();
+            segment
+                .nearest::<SegmentError>(&query, 10, |_| Ok(true), &mut nearest)
+                .unwrap();
+            let found = found(&segment, &query, 10, 64);
+            let good = found.iter().filter(|hit| nearest.contains(hit)).count();
+            assert!(!segment.walks_codes(), "{kind}, {far:e}: {good} of 10");
+            assert!(good >= 8, "{kind}, {far:e}: {good} of 10");
+        }
+    }
+}

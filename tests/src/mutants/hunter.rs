@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use proptest::strategy::Strategy;
 
 use super::list::Mutant;
-use super::{cases, damage, probes, splice};
+use super::{cases, damage, merges, probes, splice};
 use crate::integrity;
 use crate::run::draw;
 use crate::run::sweep::Sweep;
@@ -41,6 +41,8 @@ pub enum Hunter {
     Integrity,
     /// Files and frames of another database or of another past of the same one.
     Swaps,
+    /// Merges without a database around them, beside a model.
+    Merges,
     /// Situations made by hand.
     Probes,
 }
@@ -50,9 +52,10 @@ const CASES: usize = 400;
 
 impl Hunter {
     /// All of them, the quickest first.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Probes,
         Self::Swaps,
+        Self::Merges,
         Self::Crashes,
         Self::Faults,
         Self::Crossings,
@@ -82,6 +85,7 @@ impl Hunter {
             Self::Damage => "damage",
             Self::Integrity => "integrity",
             Self::Swaps => "swaps",
+            Self::Merges => "merges",
             Self::Probes => "probes",
         }
     }
@@ -104,6 +108,7 @@ impl Hunter {
             Self::Damage => damage::hunt(seed, deadline),
             Self::Integrity => integrity::hunt(seed, deadline),
             Self::Swaps => splice::hunt(seed, deadline),
+            Self::Merges => merges::hunt(seed, deadline),
             Self::Probes => probes::hunt(seed),
         }
     }

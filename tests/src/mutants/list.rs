@@ -24,7 +24,8 @@ const fn mutant(name: &'static str, removes: &'static str, first: &'static [Hunt
 }
 
 use Hunter::{
-    Crashes, Crossings, Damage, Faults, Integrity, Probes, Swaps, SweepBirth, SweepFailureThenCrash,
+    Crashes, Crossings, Damage, Faults, Integrity, Merges, Probes, Swaps, SweepBirth,
+    SweepFailureThenCrash,
 };
 
 /// Nothing is left out: whoever finds something here would find it anywhere.
@@ -78,6 +79,9 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("flush.memtable_until_edit", "keeping the memtable until the edit is durable", &[Faults]),
     mutant("merge.leave_out_dead", "leaving dead rows out of a merge", &[Crashes]),
     mutant("merge.carry_over", "carrying deletions over to the output of a merge", &[Crossings]),
+    mutant("merge.carry_over_all", "carrying over what all inputs lost, not the first alone", &[Merges]),
+    mutant("merge.one_live_row", "the refusal of a key that lives twice", &[Merges]),
+    mutant("merge.cancelled", "the end of a merge that is cancelled", &[Merges]),
     mutant("merge.inputs_until_edit", "keeping a merge's inputs until the edit is durable", &[Probes]),
     mutant("merge.verify_inputs", "reading the whole of a merge's inputs before anything is copied", &[Probes]),
     mutant("merge.leave_out_damaged", "leaving damaged segments out of what a merge is chosen from", &[Probes]),

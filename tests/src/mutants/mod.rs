@@ -12,6 +12,7 @@ mod damage;
 mod fixture;
 mod hunter;
 mod list;
+mod merges;
 mod probes;
 mod rot;
 mod runner;

@@ -67,6 +67,11 @@ fn swaps_find_nothing_in_a_sound_engine() {
 }
 
 #[test]
+fn merges_find_nothing_in_a_sound_engine() {
+    finds_nothing(Hunter::Merges, 60);
+}
+
+#[test]
 fn damage_finds_nothing_in_a_sound_engine() {
     finds_nothing(Hunter::Damage, 10);
 }
