@@ -123,7 +123,7 @@ impl<'a> Kept<'a> {
         let number = |row| graph.number(Row(row)).map_or(NO_ROW, |number| number.0);
         let numbers: Vec<u32> = (0..graph.rows()).map(number).collect();
         let live = numbers.iter().filter(|number| **number != NO_ROW);
-        if !live.clone().is_sorted_by(|a, b| a < b) || live.last() >= Some(&vectors.rows()) {
+        if !live.clone().is_sorted_by(|a, b| a < b) || live.max() >= Some(&vectors.rows()) {
             return Err(SegmentError::invalid("rows of a graph in another order"));
         }
         let gone = (0u32..)

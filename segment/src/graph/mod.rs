@@ -139,7 +139,7 @@ pub(crate) fn build(
     let kept = rows.kept_graph();
     let (edges, kept) = match kept.map(|kept| work.out_of(kept)).transpose()?.flatten() {
         Some(edges) => (edges, kept),
-        None => (work.from_nothing()?, None),
+        None => (work.build_anew()?, None),
     };
     let Edges {
         mut adjacency,
@@ -186,7 +186,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn from_nothing(&self) -> Result<Edges, SegmentError> {
+    fn build_anew(&self) -> Result<Edges, SegmentError> {
         let (vectors, params, executor) = (self.vectors, self.params, self.executor);
         let (adjacency, order) = match self.builder {
             GraphBuilder::Leaves => {
