@@ -47,15 +47,34 @@ fn flip(components: &mut [f32], round: u64) {
 }
 
 /// The signs that four bits say.
-const SIGNS: [[u32; 4]; 16] = {
-    let mut signs = [[0; 4]; 16];
-    let mut i = 0;
-    while i < 64 {
-        signs[i / 4][i % 4] = (i as u32 / 4 >> (i % 4) & 1) << 31;
-        i += 1;
-    }
-    signs
-};
+const SIGNS: [[u32; 4]; 16] = [
+    signs(0),
+    signs(1),
+    signs(2),
+    signs(3),
+    signs(4),
+    signs(5),
+    signs(6),
+    signs(7),
+    signs(8),
+    signs(9),
+    signs(10),
+    signs(11),
+    signs(12),
+    signs(13),
+    signs(14),
+    signs(15),
+];
+
+const fn signs(bits: u32) -> [u32; 4] {
+    let sign = 1 << 31;
+    [
+        bits << 31,
+        bits << 30 & sign,
+        bits << 29 & sign,
+        bits << 28 & sign,
+    ]
+}
 
 /// The output function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 fn mixed(n: u64) -> u64 {
@@ -150,7 +169,7 @@ mod tests {
             let before = exact[start..start + width].to_vec();
             for (i, x) in exact[start..start + width].iter_mut().enumerate() {
                 let sign = |j: usize| {
-                    if (i & j).count_ones() % 2 == 0 {
+                    if (i & j).count_ones().is_multiple_of(2) {
                         1.0
                     } else {
                         -1.0
