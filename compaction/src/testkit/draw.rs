@@ -76,7 +76,7 @@ pub fn cases(size: Size) -> impl Strategy<Value = Case> {
     let most = match size {
         Size::Small => 18,
         Size::Medium => 14,
-        Size::Large => 12,
+        Size::Large => 16,
     };
     let shape = (
         select(vec![Metric::L2, Metric::Cosine, Metric::InnerProduct]),
@@ -200,7 +200,7 @@ fn mass_write(size: Size) -> impl Strategy<Value = RawWrite> {
 
 fn trial() -> impl Strategy<Value = Trial> {
     let question = prop_oneof![3 => 0u64..14, 3 => 0u64..60, 1 => 0u64..400, 1 => 0u64..20_000];
-    let byte = prop_oneof![3 => 0u64..60_000, 1 => 0u64..4_000_000];
+    let byte = prop_oneof![3 => 0u64..20_000, 1 => 0u64..4_000_000];
     let flip = (0usize..4, byte, prop::bool::weighted(0.75), 0u8..8);
     let flip = flip.prop_map(|(input, byte, written, bit)| Flip {
         input,
