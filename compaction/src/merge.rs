@@ -14,12 +14,13 @@ use std::collections::BinaryHeap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::cost::{GraphInput, GraphWork, graph_work};
 use crate::policy::MAX_RECALL_LOSS;
 use esker_segment::memory::{Held, Meter};
 use esker_segment::mutants::planted;
 use esker_segment::{
-    DeletionVector, GraphStats, KeptGraph, Key, Row, RowSource, SectionSource, Segment,
-    SegmentError, SeqNo, VisitKey,
+    DeletionVector, GraphParams, GraphStats, KeptGraph, Key, Row, RowSource, SectionSource,
+    Segment, SegmentError, SeqNo, VisitKey,
 };
 
 /// A segment to merge, with the rows of it that are superseded.
@@ -89,12 +90,22 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         self
     }
 
-    /// The same; a graph of them shall be made out of that of one of the inputs, by its
-    /// index. Nothing is kept of an input that is not there or has no graph.
+    /// The same; if they get a graph of these parameters it is made out of that of an
+    /// input where that is as good and much cheaper (`graph_work`).
     #[must_use]
-    pub fn keeping_graph_of(mut self, input: usize) -> Self {
-        let graph = |input: &MergeInput<'_, S>| input.segment.has_graph();
-        self.kept = Some(input).filter(|at| self.inputs.get(*at).is_some_and(graph));
+    pub fn keeping_a_graph(mut self, params: &GraphParams) -> Self {
+        let inputs = self.inputs.iter().map(|input| {
+            let rows = u64::from(input.segment.rows());
+            GraphInput {
+                rows,
+                live_rows: rows.saturating_sub(input.deleted.len()),
+                graph: input.segment.stats().graph,
+            }
+        });
+        self.kept = match graph_work(&inputs.collect::<Vec<_>>(), params) {
+            GraphWork::Keep(input) => Some(input),
+            GraphWork::Build(_) => None,
+        };
         self
     }
 

@@ -13,8 +13,8 @@ mod watch;
 use std::sync::Arc;
 
 use esker_compaction::{
-    GraphDescription, GraphInput, GraphState, GraphWork, MAX_ROWS, MergeInput, MergedRows, Plan,
-    Policy, SegmentDescription, carry_over, graph_work,
+    GraphDescription, GraphState, MAX_ROWS, MergeInput, MergedRows, Plan, Policy,
+    SegmentDescription, carry_over,
 };
 use esker_segment::{CollectionId, DeletionVector, SegmentId};
 use esker_wal::mutants::planted;
@@ -258,8 +258,9 @@ impl Core {
             failed(at, Error::in_segment(&path, error))
         })?;
         let mut rows = rows.metered(&self.outputs.builds);
-        if let Some(input) = self.graph_to_keep(&read) {
-            rows = rows.keeping_graph_of(input);
+        if self.options.graph.reuse {
+            // The seed is of no account.
+            rows = rows.keeping_a_graph(&self.options.graph.params(SegmentId(0)));
         }
         let write = |graph| {
             watch.builds.store(graph, Ordering::Relaxed);
@@ -280,25 +281,6 @@ impl Core {
             }
         }
         write(false)
-    }
-
-    /// The input whose graph the output's is made of, if there is one.
-    fn graph_to_keep(&self, inputs: &[Readable<'_>]) -> Option<usize> {
-        let input = |input: &Readable<'_>| {
-            let rows = u64::from(input.segment.rows());
-            GraphInput {
-                rows,
-                live_rows: rows.saturating_sub(input.deleted.len()),
-                graph: input.segment.stats().graph,
-            }
-        };
-        let inputs: Vec<GraphInput> = inputs.iter().map(input).collect();
-        // The seed is of no account.
-        let params = self.options.graph.params(SegmentId(0));
-        match graph_work(&inputs, &params) {
-            GraphWork::Keep(input) => Some(input).filter(|_| self.options.graph.reuse),
-            GraphWork::Build(_) => None,
-        }
     }
 
     /// Not if the output would be merged again at once.

@@ -186,6 +186,8 @@ impl<'a, M: Merge> Machine<'a, M> {
         tally.count_merge(rows, inputs.len());
         if let Some((summary, found)) = &output {
             tally.graphs += u64::from(form.graph.is_some());
+            let is_kept = summary.graph.is_some_and(|made| made.generation > 0);
+            tally.kept_graphs += u64::from(is_kept);
             tally.neighbors += found.neighbors;
             tally.neighbors_wanted += found.of;
             debug_assert_eq!(u64::from(summary.rows), rows);

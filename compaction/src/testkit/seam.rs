@@ -90,7 +90,10 @@ impl Merge for EngineMerge {
             segment: input.segment,
             deleted: input.deleted,
         });
-        let rows = MergedRows::new(rows.collect(), task.cancelled)?;
+        let mut rows = MergedRows::new(rows.collect(), task.cancelled)?;
+        if let Some(graph) = &task.graph {
+            rows = rows.keeping_a_graph(&graph.params);
+        }
         if rows.is_empty() {
             return Ok(None);
         }

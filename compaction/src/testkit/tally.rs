@@ -26,6 +26,8 @@ pub struct Tally {
     pub abandoned: u64,
     /// Outputs with a graph.
     pub graphs: u64,
+    /// Of these, graphs made out of that of an input.
+    pub kept_graphs: u64,
     /// Deletions that were carried over.
     pub carried: u64,
     /// Outputs that were wholly dead at their commit.
@@ -70,6 +72,7 @@ impl AddAssign for Tally {
         self.again += other.again;
         self.abandoned += other.abandoned;
         self.graphs += other.graphs;
+        self.kept_graphs += other.kept_graphs;
         self.carried += other.carried;
         self.dead_outputs += other.dead_outputs;
         self.cancelled += other.cancelled;

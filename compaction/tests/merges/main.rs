@@ -120,7 +120,7 @@ fn covered(did: &Tally, verifies: bool) -> bool {
         false => did.flips_harmless > 2_000,
     };
     let revived = did.revived > 3_000 && did.live_twice > 1_500;
-    let walked = did.graphs > 7_000 && did.neighbors_wanted > 30_000;
+    let walked = did.graphs > 7_000 && did.kept_graphs > 500 && did.neighbors_wanted > 30_000;
     let found = did.neighbors * 100 >= did.neighbors_wanted * 97;
     merged && meanwhile && stopped && damaged && harmless && revived && walked && found
 }
