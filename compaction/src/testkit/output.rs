@@ -173,7 +173,7 @@ impl Written<'_> {
         for key in some {
             let mut longer = key.to_vec();
             longer.push(0);
-            let shorter = &key[..key.len().saturating_sub(1)];
+            let shorter = key.get(..key.len().saturating_sub(1)).unwrap_or_default();
             for bound in [
                 Bound::Included(&key[..]),
                 Bound::Excluded(&key[..]),

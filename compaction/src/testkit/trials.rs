@@ -124,9 +124,13 @@ fn flip(
             let blamed = input.map_or("no input".to_owned(), |n| format!("input {n}"));
             Err(format!("input {at}, but {blamed} is blamed: {error}"))
         }
-        (_, Err(Failure { error, .. })) if matches!(error, SegmentError::Cancelled) => {
-            Err("ends as if it had been cancelled".to_owned())
-        }
+        (
+            _,
+            Err(Failure {
+                error: SegmentError::Cancelled,
+                ..
+            }),
+        ) => Err("ends as if it had been cancelled".to_owned()),
         (_, Err(_)) => {
             tally.flips_named += 1;
             Ok(())
