@@ -62,7 +62,7 @@ fn rows_that_are_not_those_of_the_inputs_are_found() {
 fn merges_that_end_wrongly_are_found() {
     finds(Bug::IgnoresCancel, Size::Small, "asks 0 times", 2, 1);
     finds(Bug::CancelledIsOk, Size::Small, "told to stop", 3, 1);
-    finds(Bug::BlamesTheFirst, Size::Small, "is blamed", 4, 2);
+    finds(Bug::BlamesTheFirst, Size::Small, "is blamed", 4, 3);
     finds(Bug::BlamesNobody, Size::Small, "is blamed", 3, 1);
 }
 
