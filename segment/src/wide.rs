@@ -82,6 +82,12 @@ mod tests {
         };
         let (a, b) = (numbers(577), numbers(331));
         let bits = |sums: [f32; 16]| sums.map(f32::to_bits);
-        assert_eq!(bits(widest(Sums(&a, &b))), bits(Sums(&a, &b).run()));
+        let plain = bits(Sums(&a, &b).run());
+        assert_eq!(bits(widest(Sums(&a, &b))), plain);
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has what `eight` is compiled for, as was just asked.
+            assert_eq!(bits(unsafe { super::eight(Sums(&a, &b)) }), plain);
+        }
     }
 }

@@ -55,6 +55,8 @@ impl Block {
             proof.squares(&self.components, dimension, panels, out);
             return stride;
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = panels;
         out.resize(count * count, 0.0);
         products(&self.components, &self.components, dimension, out);
         count
