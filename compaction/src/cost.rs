@@ -11,7 +11,7 @@ use esker_segment::{GraphParams, GraphStats};
 use crate::policy::{MAX_GENERATION, MAX_RECALL_LOSS};
 
 /// What an insertion costs, in graph rows built from nothing.
-const INSERTED: f64 = 2.0;
+const INSERTED: f64 = 3.0;
 /// What a row that is gone costs: those that led to it are mended.
 const GONE: f64 = 1.0;
 /// What a row costs whose edges are copied.
