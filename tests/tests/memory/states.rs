@@ -56,7 +56,7 @@ fn figures_are_what_is_held_in_every_state() {
     }
     let memory = db.stats().memory;
     let coded = memory.frozen_memtables.codes + memory.active_memtables.codes;
-    assert!(coded > (ROWS - 2_000) * DIMENSION as u64, "{coded}");
+    assert!(coded > (ROWS - 2_000) * DIMENSION as u64 / 2, "{coded}");
     check("memtables with codes", before, &memory);
 
     let snapshot = db.snapshot().expect("taken");
