@@ -295,14 +295,19 @@ impl Core {
         let rows: u64 = inputs.iter().map(LiveSegment::live_rows).sum();
         let files: u64 = inputs.iter().map(|s| s.file.meta.len).sum();
         let needed = self.bytes_of_output(files, rows);
-        let free = self.storage().available_space(&self.dir);
-        match free.map_err(|error| Error::io(&self.dir, "measuring free space of", error))? {
+        match self.free_bytes()? {
             Some(free) if free < needed => Err(Error::Busy(format!(
                 "a merge needs {needed} free bytes, {} has {free}; make room",
                 self.dir.display()
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Free space of the disk, where the system tells.
+    pub(crate) fn free_bytes(&self) -> Result<Option<u64>> {
+        let free = self.storage().available_space(&self.dir);
+        free.map_err(|error| Error::io(&self.dir, "measuring free space of", error))
     }
 
     /// Most bytes that a segment takes while it is written: so many of rows, with a

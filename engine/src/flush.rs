@@ -118,7 +118,7 @@ impl Core {
         let others =
             || self.options.auto_compact && self.others_wait() || self.full_merge_announced();
         let due = self.is_merge_due(info, contents.rows());
-        if !others() && !due && self.has_room_for_graph(memtable, contents.rows()) {
+        if !others() && !due && self.has_room_for_graph(memtable, contents.rows())? {
             let give_up = || closing() || others();
             let rows = MemtableRows::new(memtable, contents, &give_up, &self.outputs.builds);
             match self
@@ -136,11 +136,9 @@ impl Core {
     /// Whether the disk seems to hold the rows with a graph. Where it may not, only the rows
     /// are written: a flush that fails is tried again and again, and would build the
     /// graph each time before the disk is asked.
-    fn has_room_for_graph(&self, memtable: &Memtable, rows: u64) -> bool {
+    fn has_room_for_graph(&self, memtable: &Memtable, rows: u64) -> Result<bool> {
         let needed = self.bytes_of_output(memtable.used_bytes() as u64, rows);
-        // Where nobody knows, the write will tell.
-        let free = self.storage().available_space(&self.dir);
-        free.ok().flatten().is_none_or(|free| free >= needed)
+        Ok(self.free_bytes()?.is_none_or(|free| free >= needed))
     }
 
     /// Whether more memtables are frozen than the one being flushed, those of
