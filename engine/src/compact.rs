@@ -8,8 +8,10 @@
 //! alone while the others go on being merged.
 //! Must not know: how rows are merged, or chosen.
 
+mod room;
 mod watch;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use esker_compaction::{
@@ -23,7 +25,7 @@ use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::files::discard;
-use crate::merges::MergeControl;
+use crate::merges::{Leave, MergeControl, NAP};
 use crate::options::CancelToken;
 use crate::quarantine::check_sound;
 use crate::segment_file::{LiveSegment, Readable, SegmentFile};
@@ -33,9 +35,8 @@ use crate::view::{CollectionView, Version};
 pub(crate) use watch::FullMerge;
 use watch::{Asked, MergeWatch, Origin};
 
-/// Free space that is left beside an output.
-const SPARE_BYTES: u64 = 16 << 20;
-
+/// Bytes that a verification reads between two questions, at most.
+const VERIFIED_PIECE: u64 = 1 << 20;
 impl Core {
     fn policy(&self) -> Policy {
         Policy {
@@ -63,13 +64,15 @@ impl Core {
 
     /// Makes background merges give way and flushes leave graphs out, until the
     /// guard is dropped: what they made would be merged again.
-    pub(crate) fn announce_full_merge(&self) -> FullMerge<'_> {
-        self.full_merges.fetch_add(1, Ordering::AcqRel);
-        FullMerge(self)
+    pub(crate) fn announce_full_merge(&self, only: Option<Arc<CollectionInfo>>) -> FullMerge<'_> {
+        FullMerge::announce(self, only)
     }
 
-    pub(crate) fn full_merge_announced(&self) -> bool {
-        self.full_merges.load(Ordering::Acquire) > 0
+    pub(crate) fn full_merge_announced(&self, info: &CollectionInfo) -> bool {
+        let announced = [&self.full_merges, &info.full_merges];
+        announced
+            .iter()
+            .any(|count| count.load(Ordering::Acquire) > 0)
     }
 
     /// Merges the segments that each collection has now into one, or those of one
@@ -77,15 +80,14 @@ impl Core {
     pub(crate) fn compact_all(
         &self,
         announced: FullMerge<'_>,
-        only: Option<CollectionId>,
         cancel: Option<&CancelToken>,
     ) -> Result<()> {
-        let _exclusive = self.compacting.lock();
         let asked = Asked {
             origin: Origin::Caller,
-            only,
+            only: announced.only(),
             leave: MergeControl::for_caller(cancel),
         };
+        let _exclusive = self.right_to_merge(cancel, &asked.leave)?;
         drop(announced);
         // What is flushed meanwhile is left for the next: this one ends.
         let end = self.numbers.peek();
@@ -95,9 +97,7 @@ impl Core {
         };
         loop {
             let before = self.quarantined().len();
-            if self.merges.is_cancelled(&asked.leave) {
-                return Err(Error::Busy("the compaction was cancelled".to_owned()));
-            }
+            self.check_cancelled(&asked.leave)?;
             match self.merge_one(&asked, choose) {
                 Ok(true) => {}
                 Ok(false) if self.merges.is_cancelled(&asked.leave) => {}
@@ -112,6 +112,34 @@ impl Core {
         merged.try_for_each(|(_, collection)| check_sound(collection))
     }
 
+    pub(crate) fn check_cancelled(&self, leave: &Leave) -> Result<()> {
+        match self.merges.is_cancelled(leave) {
+            true => Err(Error::Busy("the compaction was cancelled".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// The right to merge, once whoever has it is done with it.
+    fn right_to_merge(
+        &self,
+        cancel: Option<&CancelToken>,
+        leave: &Leave,
+    ) -> Result<impl Sized + use<'_>> {
+        if cancel.is_none() {
+            return Ok(self.compacting.lock());
+        }
+        loop {
+            if let Some(exclusive) = self.compacting.try_lock() {
+                return Ok(exclusive);
+            }
+            self.check_open()?;
+            self.check_cancelled(leave)?;
+            self.env.clock().sleep(NAP);
+        }
+    }
+
+    /// Does the merge whose oldest input has waited longest; one that lacks room keeps no
+    /// other back.
     fn merge_one(
         &self,
         asked: &Asked,
@@ -119,6 +147,7 @@ impl Core {
     ) -> Result<bool> {
         let (view, _) = self.published.get();
         let policy = self.policy();
+        let mut plans = Vec::new();
         for (&id, collection) in &view.collections {
             let Some(info) = self.info(id).filter(|_| asked.is_for(id)) else {
                 continue;
@@ -128,12 +157,21 @@ impl Core {
             }
             let segments = self.describe_all(&collection.version);
             if let Some(plan) = choose(&policy, &segments) {
-                drop(view);
-                let inputs = self.planned_inputs(id, &plan);
-                return self.merge(&info, &inputs, asked);
+                let oldest = plan.inputs.iter().min().copied();
+                plans.push((oldest, info, plan));
             }
         }
-        Ok(false)
+        drop(view);
+        plans.sort_by_key(|(oldest, _, _)| *oldest);
+        let mut lacking = None;
+        for (_, info, plan) in plans {
+            let inputs = self.planned_inputs(info.id, &plan);
+            match self.merge(&info, &inputs, asked) {
+                Err(error @ Error::Busy(_)) => lacking = lacking.or(Some(error)),
+                done => return done,
+            }
+        }
+        lacking.map_or(Ok(false), Err)
     }
 
     /// Whether a new segment of this many rows, made of `inputs` or of none,
@@ -208,10 +246,10 @@ impl Core {
 
     /// Merges `inputs`; false if the merge gave way to another.
     fn merge(&self, info: &CollectionInfo, inputs: &[LiveSegment], asked: &Asked) -> Result<bool> {
-        self.check_headroom(inputs)?;
+        self.check_headroom(info, inputs)?;
         let watch = MergeWatch {
             core: self,
-            collection: info.id,
+            info,
             origin: asked.origin,
             leave: asked.leave.clone(),
             first_new: self.numbers.peek(),
@@ -221,7 +259,10 @@ impl Core {
         let output = match self.write_merged(info, inputs, &watch) {
             // Cancelled, but not because the database closes. What it was for may
             // be over by now.
-            Err(Error::Closed) if !self.cancel.load(Ordering::Acquire) => return Ok(false),
+            Err(Error::Closed) if !self.cancel.load(Ordering::Acquire) => {
+                // What outran it is due at once.
+                return Ok(watch.is_outrun());
+            }
             other => other?,
         };
         self.commit_merge(info.id, inputs, output)?;
@@ -241,8 +282,16 @@ impl Core {
             .collect::<Result<_>>()?;
         let cancelled = || watch.is_cancelled();
         for (input, file) in read.iter().zip(inputs) {
-            verify_input(input, &cancelled)?;
-            watch.moved(file.file.meta.len);
+            let left = Cell::new(file.file.meta.len);
+            // Asked before each piece that is read.
+            let paced = || {
+                let piece = left.get().min(VERIFIED_PIECE);
+                left.set(left.get() - piece);
+                watch.moved(piece);
+                cancelled()
+            };
+            verify_input(input, &paced)?;
+            watch.moved(left.get());
         }
         let failed = |at: Option<usize>, error: Error| match at.and_then(|at| inputs.get(at)) {
             Some(input) => input.file.quarantine(error),
@@ -276,7 +325,8 @@ impl Core {
         }
         if self.merge_builds_graph(watch, inputs) {
             match write(true) {
-                Err(Error::Closed) if watch.is_outrun() => {}
+                // By itself it would only lose the graph that it has.
+                Err(Error::Closed) if watch.is_outrun() && inputs.len() > 1 => {}
                 written => return written,
             }
         }
@@ -286,35 +336,10 @@ impl Core {
     /// Not if the output would be merged again at once.
     fn merge_builds_graph(&self, watch: &MergeWatch<'_>, inputs: &[LiveSegment]) -> bool {
         let (view, _) = self.published.get();
-        let collection = view.collections.get(&watch.collection);
+        let collection = view.collections.get(&watch.info.id);
         watch.origin == Origin::Caller
+            || inputs.len() == 1
             || !collection.is_some_and(|c| self.is_due(&c.version, inputs, watch.rows))
-    }
-
-    fn check_headroom(&self, inputs: &[LiveSegment]) -> Result<()> {
-        let rows: u64 = inputs.iter().map(LiveSegment::live_rows).sum();
-        let files: u64 = inputs.iter().map(|s| s.file.meta.len).sum();
-        let needed = self.bytes_of_output(files, rows);
-        match self.free_bytes()? {
-            Some(free) if free < needed => Err(Error::Busy(format!(
-                "a merge needs {needed} free bytes, {} has {free}; make room",
-                self.dir.display()
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// Free space of the disk, where the system tells.
-    pub(crate) fn free_bytes(&self) -> Result<Option<u64>> {
-        let free = self.storage().available_space(&self.dir);
-        free.map_err(|error| Error::io(&self.dir, "measuring free space of", error))
-    }
-
-    /// Most bytes that a segment takes while it is written: so many of rows, with a
-    /// graph, and what is left free beside it.
-    pub(crate) fn bytes_of_output(&self, bytes: u64, rows: u64) -> u64 {
-        let graph = rows.saturating_mul(u64::from(self.options.graph.max_degree) * 4);
-        bytes.saturating_add(graph).saturating_add(SPARE_BYTES)
     }
 
     fn commit_merge(

@@ -48,6 +48,8 @@ pub(crate) struct CollectionInfo {
     pub(crate) metric: Metric,
     pub(crate) codes: CodeKind,
     pub(crate) dropped: AtomicBool,
+    /// Callers that wait for a full merge of it.
+    pub(crate) full_merges: AtomicUsize,
     /// Set when a flush met damage in this collection: it takes no more writes,
     /// because they could never leave the log.
     pub(crate) damaged: Mutex<Option<Error>>,
@@ -63,6 +65,7 @@ impl CollectionInfo {
             metric: meta.metric,
             codes: meta.codes,
             dropped: AtomicBool::new(false),
+            full_merges: AtomicUsize::new(0),
             damaged: Mutex::new(None),
             residency: Mutex::new(options.residency_named(&meta.name)),
         }
@@ -128,7 +131,7 @@ pub(crate) struct Core {
     /// Asks running flushes and merges to give up.
     pub(crate) cancel: AtomicBool,
     pub(crate) merges: MergeControl,
-    /// Callers that wait for a full merge.
+    /// Callers that wait for a full merge of all collections.
     pub(crate) full_merges: AtomicUsize,
     pub(crate) scratches: ScratchPool,
     pub(crate) scrubber: Scrubber,

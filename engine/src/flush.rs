@@ -116,9 +116,9 @@ impl Core {
         let closing = || self.cancel.load(Ordering::Relaxed);
         let rows = MemtableRows::new(memtable, contents, &closing, &self.outputs.builds);
         let others =
-            || self.options.auto_compact && self.others_wait() || self.full_merge_announced();
+            || self.options.auto_compact && self.others_wait() || self.full_merge_announced(info);
         let due = self.is_merge_due(info, contents.rows());
-        if !others() && !due && self.has_room_for_graph(memtable, contents.rows())? {
+        if !others() && !due && self.has_room_for_graph(info, memtable, contents.rows())? {
             let give_up = || closing() || others();
             let rows = MemtableRows::new(memtable, contents, &give_up, &self.outputs.builds);
             match self
@@ -136,8 +136,13 @@ impl Core {
     /// Whether the disk seems to hold the rows with a graph. Where it may not, only the rows
     /// are written: a flush that fails is tried again and again, and would build the
     /// graph each time before the disk is asked.
-    fn has_room_for_graph(&self, memtable: &Memtable, rows: u64) -> Result<bool> {
-        let needed = self.bytes_of_output(memtable.used_bytes() as u64, rows);
+    fn has_room_for_graph(
+        &self,
+        info: &CollectionInfo,
+        memtable: &Memtable,
+        rows: u64,
+    ) -> Result<bool> {
+        let needed = self.bytes_of_output(info, memtable.used_bytes() as u64, rows);
         Ok(self.free_bytes()?.is_none_or(|free| free >= needed))
     }
 
@@ -153,12 +158,13 @@ impl Core {
         collections.map(|(_, c)| c.frozen.len()).sum::<usize>() > 1
     }
 
-    /// Whether a new segment of this many rows would at once be merged. Not while a merge
-    /// runs: until it is done, an hour perhaps, searches would scan all that comes.
+    /// Whether a new segment of this many rows would at once be merged. Not while merges are
+    /// paused, and not while one runs: until it is done, an hour perhaps, searches would scan all that comes.
     fn is_merge_due(&self, info: &CollectionInfo, rows: u64) -> bool {
         let (view, _) = self.published.get();
         let collection = view.collections.get(&info.id);
         self.options.auto_compact
+            && !self.merges.is_paused()
             && self.compacting.try_lock().is_some()
             && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }

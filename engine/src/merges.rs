@@ -14,7 +14,7 @@ use crate::sync::counter::{AtomicU64, AtomicUsize};
 use crate::sync::{Mutex, Ordering};
 
 /// Longest sleep before the next look at whether the merge is still wanted.
-const NAP: Duration = Duration::from_millis(20);
+pub(crate) const NAP: Duration = Duration::from_millis(20);
 
 /// What concerns all merges of a database.
 pub(crate) struct MergeControl {

@@ -2,6 +2,8 @@
 //! cancelled, slowed, asked for one collection.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use esker::{
@@ -9,7 +11,7 @@ use esker::{
     GraphOptions, Metric, Options, SearchOptions,
 };
 use esker_tests::load::{delete, found_of, put, uniform};
-use esker_tests::sim::SimEnv;
+use esker_tests::sim::{Call, CallKind, SimEnv};
 
 const DIMENSION: usize = 12;
 const DIR: &str = "/db";
@@ -141,6 +143,7 @@ fn nothing_is_merged_while_merges_are_paused() {
     work(&db);
     let stats = db.stats();
     assert_eq!((stats.segments, stats.merges), (4, 0), "one pause is left");
+    assert_eq!(stats.graph_rows, 800, "nobody else would build them");
     drop(other);
     work(&db);
     assert_eq!(db.stats().segments, 1);
@@ -151,50 +154,148 @@ fn nothing_is_merged_while_merges_are_paused() {
     check(&c, &rows, |row| row != 7);
 }
 
-/// With real threads: a merge that runs waits for the end of a pause, and ends at
-/// once where the database closes, it is cancelled or somebody wants to compact.
+/// A database with a merge of four segments due, and where it is stored.
+fn due(seed: u64, rows: &[Vec<f32>]) -> (SimEnv, Db, Collection) {
+    let env = SimEnv::new(seed);
+    let db = Db::open(DIR, options().env(env.env())).expect("opens");
+    let c = collection(&db, "c", Metric::L2);
+    let flush = rows.len() / 4;
+    for n in 0..4 {
+        load(&db, &c, rows, n * flush..(n + 1) * flush);
+    }
+    (env, db, c)
+}
+
+/// The output of a merge is about to be made: its graph is not.
+fn output_begins(call: &Call) -> bool {
+    call.kind == CallKind::Create && call.path.to_string_lossy().ends_with(".segment.tmp")
+}
+
+/// Does something in the middle of the next merge, once; what the step of the merge said.
+fn in_a_merge(env: &SimEnv, db: &Db, act: impl FnOnce() + Send + 'static) -> bool {
+    let met = Arc::new(AtomicBool::new(false));
+    let meets = Arc::clone(&met);
+    env.before(output_begins, move || {
+        meets.store(true, Ordering::Relaxed);
+        act();
+    });
+    for _ in 0..100 {
+        let worked = db.run_background_step().expect("works");
+        if met.load(Ordering::Relaxed) {
+            return worked;
+        }
+    }
+    panic!("no merge began");
+}
+
+/// What it has done is kept, and it goes on where it was.
 #[test]
-fn a_running_merge_is_paused_and_cancelled() {
+fn a_running_merge_waits_for_the_end_of_a_pause() {
+    let rows = uniform(4, 1_200, DIMENSION);
+    let (env, db, c) = due(4, &rows);
+    let clock = env.env();
+    let began = clock.clock().now();
+    let inside = db.clone();
+    let built = db.stats().graphs_built;
+    assert!(in_a_merge(&env, &db, move || {
+        let pause = inside.pause_merges();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            drop(pause);
+        });
+    }));
+    let stats = db.stats();
+    assert_eq!(
+        (stats.merges, stats.graphs_built),
+        (1, built + 1),
+        "the same merge"
+    );
+    // Each nap of it is one on the simulated clock.
+    let waited = clock.clock().now() - began;
+    assert!(waited >= Duration::from_millis(20), "{waited:?}");
+    check(&c, &rows, |_| true);
+}
+
+#[test]
+fn a_running_merge_is_cancelled_and_done_again() {
+    let rows = uniform(5, 1_200, DIMENSION);
+    let (env, db, c) = due(5, &rows);
+    let inside = db.clone();
+    let held = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&held);
+    let worked = in_a_merge(&env, &db, move || {
+        *slot.lock().expect("no panic") = Some(inside.pause_merges());
+        inside.cancel_merges();
+    });
+    assert!(!worked, "a paused merge ends, too");
+    assert_eq!((db.stats().merges, db.stats().segments), (0, 4));
+    held.lock().expect("no panic").take();
+    work(&db);
+    assert_eq!((db.stats().merges, db.stats().segments), (1, 1));
+    check(&c, &rows, |_| true);
+}
+
+/// With real threads: a merge that runs, and one that is paused, end where somebody
+/// wants to compact, and where the database closes.
+#[test]
+fn a_running_merge_gives_way_and_ends_with_the_database() {
     let rows = uniform(4, 8_000, DIMENSION);
-    for ending in ["resume", "cancel", "compact", "close"] {
+    for paused in [false, true] {
         let dir = tempfile::tempdir().expect("dir");
         let options = options()
             .background(Background::Threads)
             .merge_bytes_per_second(Some(64 << 10));
         let db = Db::open(dir.path(), options).expect("opens");
         let c = collection(&db, "c", Metric::L2);
-        // About 500 KiB: the merge takes many seconds.
+        // About 500 KiB: a merge takes many seconds.
         for flush in 0..4 {
             load(&db, &c, &rows, flush * 2_000..(flush + 1) * 2_000);
         }
-        let pause = db.pause_merges();
-        std::thread::sleep(Duration::from_millis(30));
-        assert_eq!(db.stats().merges, 0, "it is far too slow");
+        let pause = paused.then(|| db.pause_merges());
         let started = Instant::now();
-        match ending {
-            "resume" => drop(pause),
-            "cancel" => {
-                db.cancel_merges();
-                drop(pause);
-            }
-            "compact" => {
-                let token = CancelToken::new();
+        let token = CancelToken::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(50));
                 token.cancel();
-                let cancelled = db.compact_with(&CompactOptions::new().cancel(&token));
-                assert!(matches!(cancelled, Err(Error::Busy(_))), "{cancelled:?}");
-                drop(pause);
-            }
-            _ => {
-                db.close().expect("closes");
-                assert!(started.elapsed() < Duration::from_secs(5));
-                drop(pause);
-                continue;
-            }
-        }
+            });
+            let cancelled = db.compact_with(&CompactOptions::new().cancel(&token));
+            assert!(matches!(cancelled, Err(Error::Busy(_))), "{cancelled:?}");
+        });
+        assert_eq!(db.stats().merges, 0, "it is far too slow");
         check(&c, &rows, |_| true);
         db.close().expect("closes");
-        assert!(started.elapsed() < Duration::from_secs(20), "{ending}");
+        assert!(started.elapsed() < Duration::from_secs(20), "{paused}");
+        drop(pause);
     }
+}
+
+/// Whose collection is large must not lose its merge to who compacts a small one.
+#[test]
+fn a_compaction_of_one_collection_lets_merges_of_others_go_on() {
+    let rows = uniform(9, 1_200, DIMENSION);
+    let (env, db, c) = due(9, &rows);
+    let small = collection(&db, "small", Metric::L2);
+    load(&db, &small, &rows, 0..50);
+    let built = db.stats().graphs_built;
+    let inside = db.clone();
+    let compacting = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&compacting);
+    assert!(in_a_merge(&env, &db, move || {
+        let only = CompactOptions::new().collection("small");
+        let waits = std::thread::spawn(move || inside.compact_with(&only));
+        // Long enough to be announced: it waits for this merge.
+        std::thread::sleep(Duration::from_millis(30));
+        *slot.lock().expect("no panic") = Some(waits);
+    }));
+    assert_eq!(db.stats().graphs_built, built + 1, "it did not give way");
+    let waits = compacting.lock().expect("no panic").take();
+    waits
+        .expect("the hook ran")
+        .join()
+        .expect("no panic")
+        .expect("compacted");
+    check(&c, &rows, |_| true);
 }
 
 #[test]

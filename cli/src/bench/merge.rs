@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use esker::{Collection, Db, GraphOptions, Options, SearchOptions};
+use esker::{Collection, GraphOptions, Options, SearchOptions};
 use serde_json::{Value, json};
 
 use super::judge::Judge;
@@ -20,10 +20,10 @@ use crate::args::BenchMerge;
 use crate::failure::{Failure, print_line};
 use crate::scratch::Scratch;
 
-/// What one merge cost.
+/// What one merge cost, and found.
 struct Merged {
-    db: Db,
-    collection: Collection,
+    /// At each size of the search list.
+    recalls: Vec<f64>,
     /// Segments that were merged.
     inputs: usize,
     seconds: f64,
@@ -55,21 +55,18 @@ pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
     let mut judge = Judge::new(&load, &args.load.data, args.k, args.queries)?;
     let scratch = Scratch::new()?;
     let dir = |name: &str| scratch.path().join(name);
-    let built = measure(&load, first, &dir("built"), false)?;
-    let recall_built = recalls(args, &built, &mut judge, load.rows)?;
-    built.db.close()?;
-    let kept = measure(&load, first, &dir("kept"), true)?;
-    let recall_kept = recalls(args, &kept, &mut judge, load.rows)?;
-    kept.db.close()?;
-    for ((l, merge), rebuild) in args.l.iter().zip(recall_kept).zip(recall_built) {
+    // Nothing of the first is open during the second.
+    let mut measure = |name, reuse| measure(args, &load, first, (&dir(name), reuse), &mut judge);
+    let (built, kept) = (measure("built", false)?, measure("kept", true)?);
+    for ((l, merge), rebuild) in args.l.iter().zip(&kept.recalls).zip(&built.recalls) {
         let ratio = kept
             .cpu_s
             .zip(built.cpu_s)
             .map(|(kept, built)| kept / built);
         let line = json!({
             "cpu_ratio": ratio.map(rounded),
-            "recall_merge": rounded(merge),
-            "recall_rebuild": rounded(rebuild),
+            "recall_merge": rounded(*merge),
+            "recall_rebuild": rounded(*rebuild),
             "seconds": rounded(kept.seconds),
             "seconds_rebuild": rounded(built.seconds),
             "cpu_s": kept.cpu_s.map(rounded),
@@ -93,8 +90,14 @@ pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Loads the rows in two parts and merges them.
-fn measure(load: &Load, first: u64, dir: &Path, reuse: bool) -> Result<Merged, Failure> {
+/// Loads the rows in two parts, merges them, and asks the queries.
+fn measure(
+    args: &BenchMerge,
+    load: &Load,
+    first: u64,
+    (dir, reuse): (&Path, bool),
+    judge: &mut Judge<'_>,
+) -> Result<Merged, Failure> {
     let options = Options::default()
         .auto_compact(false)
         .graph(GraphOptions::new().reuse(reuse));
@@ -112,24 +115,27 @@ fn measure(load: &Load, first: u64, dir: &Path, reuse: bool) -> Result<Merged, F
     let cpu_s = cpu::seconds()
         .zip(cpu)
         .map(|(after, before)| after - before);
+    let peak_rss_mb = memory::peak_rss_mb().filter(|_| peak_begins);
     load.check_count(&collection)?;
+    let after = db.stats();
+    let recalls = recalls(args, &collection, judge, load.rows)?;
+    db.close()?;
     Ok(Merged {
+        recalls,
         inputs: before.segments,
         seconds,
         cpu_s,
-        peak_rss_mb: memory::peak_rss_mb().filter(|_| peak_begins),
-        graph_rows: db.stats().graph_rows_built - before.graph_rows_built,
-        kept: db.stats().graphs_kept > before.graphs_kept,
-        sampled_recall: db.stats().least_sampled_recall,
-        db,
-        collection,
+        peak_rss_mb,
+        graph_rows: after.graph_rows_built - before.graph_rows_built,
+        kept: after.graphs_kept > before.graphs_kept,
+        sampled_recall: after.least_sampled_recall,
     })
 }
 
 /// The recall at each size of the search list.
 fn recalls(
     args: &BenchMerge,
-    merged: &Merged,
+    collection: &Collection,
     judge: &mut Judge<'_>,
     rows: u64,
 ) -> Result<Vec<f64>, Failure> {
@@ -139,7 +145,7 @@ fn recalls(
         let options = SearchOptions::new(size(args.k)).l_search(size(*l));
         let queries: Vec<&[f32]> = judge.queries().collect();
         let mut answers = Vec::new();
-        alone(&merged.collection, &queries, &options, rows, &mut answers)?;
+        alone(collection, &queries, &options, rows, &mut answers)?;
         recalls.push(judge.recall(&answers)?);
     }
     Ok(recalls)

@@ -4,12 +4,14 @@
 //! for ends early only if that caller's token or the end of the database says so. Must
 //! not know: how rows are merged, or chosen.
 
+use std::sync::Arc;
+
 use esker_segment::CollectionId;
 
-use crate::core::Core;
+use crate::core::{CollectionInfo, Core};
 use crate::merges::Leave;
 use crate::segment_file::LiveSegment;
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 
 /// Who wants a merge.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,20 +35,40 @@ impl Asked {
     }
 }
 
-/// Held while somebody waits for a full merge.
-pub(crate) struct FullMerge<'a>(pub(super) &'a Core);
+/// Held while somebody waits for a full merge: of all collections, or of one.
+pub(crate) struct FullMerge<'a> {
+    core: &'a Core,
+    only: Option<Arc<CollectionInfo>>,
+}
+
+impl<'a> FullMerge<'a> {
+    pub(super) fn announce(core: &'a Core, only: Option<Arc<CollectionInfo>>) -> Self {
+        let announced = Self { core, only };
+        announced.counter().fetch_add(1, Ordering::AcqRel);
+        announced
+    }
+
+    pub(super) fn only(&self) -> Option<CollectionId> {
+        self.only.as_ref().map(|info| info.id)
+    }
+
+    fn counter(&self) -> &AtomicUsize {
+        let of_one = self.only.as_ref().map(|info| &info.full_merges);
+        of_one.unwrap_or(&self.core.full_merges)
+    }
+}
 
 impl Drop for FullMerge<'_> {
     fn drop(&mut self) {
-        self.0.full_merges.fetch_sub(1, Ordering::AcqRel);
-        self.0.signals.compact.notify();
+        self.counter().fetch_sub(1, Ordering::AcqRel);
+        self.core.signals.compact.notify();
     }
 }
 
 /// Whether a running merge is still wanted, and its graph.
 pub(super) struct MergeWatch<'a> {
     pub(super) core: &'a Core,
-    pub(super) collection: CollectionId,
+    pub(super) info: &'a CollectionInfo,
     pub(super) origin: Origin,
     /// Segments from this number on came after the merge was planned.
     pub(super) first_new: u64,
@@ -60,16 +82,21 @@ impl MergeWatch<'_> {
     /// Asked all the time while the merge runs; does not return while it is paused.
     pub(super) fn is_cancelled(&self) -> bool {
         let (merges, clock) = (&self.core.merges, self.core.env.clock());
-        merges.wait_for_resume(&self.leave, clock, &|| self.is_unwanted());
+        // What is flushed during a pause outruns nothing.
+        merges.wait_for_resume(&self.leave, clock, &|| self.is_over());
         self.is_unwanted()
     }
 
     fn is_unwanted(&self) -> bool {
         let outrun = || self.builds.load(Ordering::Relaxed) && self.is_outrun();
+        self.is_over() || outrun()
+    }
+
+    /// Whether somebody ended it.
+    fn is_over(&self) -> bool {
         self.core.cancel.load(Ordering::Acquire)
             || self.core.merges.is_cancelled(&self.leave)
             || self.gives_way()
-            || outrun()
     }
 
     /// Bytes were read or written: waits if that was too fast.
@@ -79,7 +106,7 @@ impl MergeWatch<'_> {
     }
 
     fn gives_way(&self) -> bool {
-        self.origin == Origin::Background && self.core.full_merge_announced()
+        self.origin == Origin::Background && self.core.full_merge_announced(self.info)
     }
 
     /// Whether as many rows came without a graph as this merge has. Without its
@@ -87,7 +114,7 @@ impl MergeWatch<'_> {
     /// would pile up for as long as the graph takes.
     pub(super) fn is_outrun(&self) -> bool {
         let (view, _) = self.core.published.get();
-        let collection = view.collections.get(&self.collection);
+        let collection = view.collections.get(&self.info.id);
         let segments = collection.map_or(&[][..], |c| &c.version.segments);
         let new = segments
             .iter()

@@ -4,6 +4,7 @@
 
 use super::{Db, Handle};
 use crate::error::{Error, Result};
+use crate::merges::MergeControl;
 use crate::options::CompactOptions;
 use std::fmt;
 use std::sync::Arc;
@@ -55,13 +56,13 @@ impl Db {
             info.ok_or_else(|| Error::Invalid(format!("there is no collection {name:?}")))
         };
         let only = options.collection.as_ref().map(named).transpose()?;
-        let announced = core.announce_full_merge();
+        core.check_cancelled(&MergeControl::for_caller(options.cancel.as_ref()))?;
+        let announced = core.announce_full_merge(only);
         let flushed = match self.flush() {
             Err(error) if !error.is_damage() => return Err(error),
             flushed => flushed,
         };
-        let only = only.map(|info| info.id);
-        let compacted = core.compact_all(announced, only, options.cancel.as_ref());
+        let compacted = core.compact_all(announced, options.cancel.as_ref());
         core.garbage.collect(core.storage());
         core.warm_all();
         flushed.and(compacted)

@@ -161,7 +161,8 @@ impl CodedQuery {
                 continue;
             }
             let near = bounds.iter().zip(first..).filter(|(b, _)| !is_far(**b));
-            found.extend(near.map(|(bound, row)| match *bound <= farthest {
+            let is_known = |bound: f32| (bound <= farthest) & (bound < f32::MAX);
+            found.extend(near.map(|(bound, row)| match is_known(*bound) {
                 true => (*bound, row),
                 // Beyond all numbers, or none: it says nothing.
                 false => (f32::NEG_INFINITY, row),
@@ -184,7 +185,7 @@ mod tests {
 
     /// Rows that a scan may meet: of any size, far from zero, all but equal.
     fn rows() -> impl Strategy<Value = Vec<Vec<f32>>> {
-        let size = prop::sample::select(vec![1e-18f32, 1e-6, 1.0, 300.0, 1e9, 5e17]);
+        let size = prop::sample::select(vec![1e-18f32, 1e-6, 1.0, 300.0, 1e9, 5e17, 9e18]);
         let shift = prop::sample::select(vec![0.0f32, 1.0, 50.0]);
         let spread = prop::sample::select(vec![1.0f32, 1e-3, 1e-7]);
         // With few dimensions margins are all but reached.
@@ -219,8 +220,17 @@ mod tests {
             for (n, (row, norm)) in (0..).zip(stored) {
                 let distance = query.distance(row, *norm);
                 prepared.near(&coded, distance, &mut found);
-                let met = found.iter().any(|(bound, row)| *row == n && *bound <= distance);
+                let met = found.iter().any(|(_, row)| *row == n);
                 prop_assert!(met, "row {} at {} is left out", n, distance);
+            }
+            // While nobody knows how far is too far, all are there, behind bounds that hold.
+            prepared.near(&coded, f32::INFINITY, &mut found);
+            prop_assert_eq!(found.len(), stored.len());
+            prop_assert!(found.is_sorted_by(|a, b| a.0 <= b.0));
+            for (bound, n) in found {
+                let (row, norm) = stored[n as usize];
+                let distance = query.distance(row, norm);
+                prop_assert!(bound <= distance, "row {} at {} behind {}", n, distance, bound);
             }
         }
     }
@@ -246,6 +256,38 @@ mod tests {
             prepared.near(&coded, distance, &mut found);
             let met = found.iter().any(|(_, row)| *row == 0);
             assert!(met, "{metric} {dimension} {distance:e}: {found:?}");
+        }
+    }
+
+    /// Squared lengths of query and row are numbers, their sum is not: such an estimate says
+    /// nothing, and must not keep out the nearest.
+    #[test]
+    fn an_estimate_beyond_all_numbers_keeps_no_row_out() {
+        let (long, angle) = (9.2e18f32, 57.0f32.to_radians());
+        let at = |x: f32, y: f32| -> Vec<f32> {
+            let mut row = vec![0.0; 32];
+            (row[0], row[1]) = (x * long, y * long);
+            row
+        };
+        let mut rows = vec![at(1.0, 0.0); 255];
+        rows.push(at(-angle.cos(), -angle.sin()));
+        let query = at(-angle.cos(), angle.sin());
+        assert!(
+            rows.iter()
+                .all(|r| validate_vector(Metric::L2, 32, r).is_ok())
+        );
+        let codec = RowCodec::around(Metric::L2, 32, rows.iter().map(|r| (&r[..], 1.0)));
+        let coded = codec.encode(rows.iter().map(|r| (&r[..], 1.0)));
+        let query = Query::new(Metric::L2, &query).expect("valid");
+        let prepared = codec.query(&query).expect("same shape");
+        let mut found = Vec::new();
+        prepared.near(&coded, f32::INFINITY, &mut found);
+        assert_eq!(found.len(), 256);
+        for (bound, n) in found {
+            assert!(
+                bound <= query.distance(&rows[n as usize], 1.0),
+                "row {n}: {bound}"
+            );
         }
     }
 

@@ -176,8 +176,11 @@ impl<'a> Kept<'a> {
             left.clear();
             left.extend(list.iter().map(|to| self.number(*to)));
             left.retain(|to| *to != NO_ROW);
-            // The start takes over what the one before it led to.
-            if left.len() < list.len() || number == builder.graph.start() {
+            // The start takes over what the one before it led to; a list with the row itself
+            // or another twice, which no build makes, is put right.
+            let twice = |(i, to): (usize, &u32)| left.iter().take(i).any(|other| other == to);
+            let is_odd = left.contains(&number) || left.iter().enumerate().any(twice);
+            if left.len() < list.len() || is_odd || number == builder.graph.start() {
                 wounded.push((row, number));
             }
             builder.graph.set(number, &left);

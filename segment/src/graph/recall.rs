@@ -38,6 +38,8 @@ const TASK_BLOCKS: usize = 16;
 const WAVE_BLOCKS: usize = 64 * TASK_BLOCKS;
 /// Rows beside the nearest by a product that may be among the nearest after all.
 const SPARE: usize = 6;
+/// A squared distance is not known better than to this share of the norms.
+const PRECISION: f32 = 2e-6;
 
 /// A measured recall.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,11 +61,16 @@ pub(crate) fn sample(
     let samples = chosen(vectors, count as usize);
     let wanted = K.min(rows as usize - 1);
     let near = nearest(vectors, &samples, wanted + SPARE, executor, check)?;
+    let samples = samples.into_iter().zip(near);
+    // Those whose neighbours are not known tell nothing.
+    let samples = samples.filter(|(_, near)| near.len() >= wanted);
+    let samples: Vec<(u32, Vec<(f32, u32)>)> = samples.collect();
     let found = map(executor, samples.len(), |n| {
         check()?;
-        let row = samples.get(n).copied().unwrap_or_default();
-        let near = near.get(n).map_or(&[][..], Vec::as_slice);
-        Ok(found_of(vectors, graph, row, near, wanted))
+        let sample = samples.get(n);
+        Ok(sample.map_or(0, |(row, near)| {
+            found_of(vectors, graph, *row, near, wanted)
+        }))
     });
     let found: Vec<usize> = found.into_iter().collect::<Result<_, SegmentError>>()?;
     let all = (wanted * samples.len()).max(1);
@@ -94,7 +101,8 @@ pub(super) fn chosen(vectors: &BuildVectors, count: usize) -> Vec<u32> {
 }
 
 /// For each of the samples the `count` other rows that are nearest, by products of
-/// matrices, whose last digits are lost.
+/// matrices. Far from the origin these lose the digits that tell near rows apart: where
+/// that may be, some of the samples are compared row by row, and others have none.
 fn nearest(
     vectors: &BuildVectors,
     samples: &[u32],
@@ -122,7 +130,48 @@ fn nearest(
             }
         }
     }
+    let wanted = count - SPARE;
+    let is_known = |(near, norm): (&Vec<(f32, u32)>, &f32)| {
+        let key = |at: usize| near.get(at).map(|near| near.0);
+        match (key(wanted.max(1) - 1), key(count - 1)) {
+            (Some(wanted), Some(last)) => {
+                // The norm of a row is at most twice this and its distance together.
+                let norms = norm + 2.0 * (norm + (last + norm).max(0.0));
+                last - wanted > norms * PRECISION
+            }
+            // There are no more rows.
+            _ => near.len() + 1 >= vectors.rows() as usize,
+        }
+    };
+    let known: Vec<bool> = near.iter().zip(&looking.norms).map(is_known).collect();
+    let doubtful = || (0..samples.len()).filter(|n| known.get(*n) == Some(&false));
+    let again: Vec<usize> = doubtful().take(LEAST_SAMPLES as usize).collect();
+    doubtful().for_each(|n| near.get_mut(n).into_iter().for_each(Vec::clear));
+    let exact = map(executor, again.len(), |n| {
+        check()?;
+        let row = again.get(n).and_then(|n| samples.get(*n));
+        Ok::<_, SegmentError>(row.map(|row| exactly(vectors, *row, count)))
+    });
+    for (n, exact) in again.into_iter().zip(exact) {
+        if let (Some(near), Some(exact)) = (near.get_mut(n), exact?) {
+            *near = exact;
+        }
+    }
     Ok(near)
+}
+
+/// The nearest to a row, one distance at a time.
+fn exactly(vectors: &BuildVectors, row: u32, count: usize) -> Vec<(f32, u32)> {
+    let mut near: Vec<(f32, u32)> = Vec::with_capacity(count + 1);
+    for other in (0..vectors.rows()).filter(|other| *other != row) {
+        let distance = vectors.between(row, other);
+        if near.len() < count || near.last().is_some_and(|last| distance < last.0) {
+            let at = near.partition_point(|other| other.0 <= distance);
+            near.insert(at, (distance, other));
+            near.truncate(count);
+        }
+    }
+    near
 }
 
 /// The same among the rows of some blocks.

@@ -360,3 +360,18 @@ fn a_sample_is_much_the_same_when_rows_come_and_go() {
     let both = before.intersection(&after).count();
     assert!(both >= before.len() * 7 / 10, "{both} of {}", before.len());
 }
+
+/// Far from whatever row is the origin, products tell nothing of who is near.
+#[test]
+fn neighbours_far_from_the_origin_are_known_all_the_same() {
+    let mut rows = clustered(1_200, 4, 11);
+    for (row, x) in rows.iter_mut().enumerate() {
+        x[0] += if row % 2 == 0 { 0.0 } else { 1e6 };
+    }
+    let vectors = super::vectors::BuildVectors::of(Metric::L2, 4, &rows).unwrap();
+    // No edges at all: nobody finds anything but the start.
+    let graph = super::Adjacency::new(1_200, 4, 0).unwrap();
+    let sample = super::recall::sample(&vectors, &graph, &Inline, &|| Ok(())).unwrap();
+    assert!(sample.rows >= 20, "{sample:?}");
+    assert!(sample.recall < 0.1, "{sample:?}");
+}

@@ -251,6 +251,20 @@ fn a_graph_that_finds_too_little_is_built_from_nothing() {
     assert_eq!(built.built_recall, built.sample.recall);
 }
 
+/// No build makes such lists; a file whose checksums are right may have them.
+#[test]
+fn lists_that_name_the_row_itself_or_another_twice_are_put_right() {
+    let rows = clustered(300, 6, 9);
+    let mut source = Source::new((Metric::L2, rows), 290, 8, |_| false);
+    for (row, list) in source.edges.iter_mut().enumerate().skip(1).step_by(3) {
+        list[0] = row as u32;
+        list[1] = list[2];
+    }
+    let built = source.build(Metric::L2, 8).unwrap();
+    check(&built, 300, 8);
+    assert_eq!(built.generation, 3);
+}
+
 #[test]
 fn the_start_may_be_gone_and_all_that_it_knew() {
     let rows = clustered(300, 4, 8);
