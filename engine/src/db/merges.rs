@@ -28,8 +28,9 @@ impl Drop for MergePause {
 
 impl Db {
     /// Keeps background merges from beginning, and one that runs from going on, until
-    /// the guard is dropped. What a merge has done is kept meanwhile. Flushes go on, so
-    /// that segments gather; [`Db::compact`] merges all the same. Pauses may overlap.
+    /// the guard is dropped. What a merge has done is kept meanwhile, with the memory that
+    /// it holds. Flushes go on and build their graphs, so that segments gather;
+    /// [`Db::compact`] merges all the same. Pauses may overlap.
     #[must_use]
     pub fn pause_merges(&self) -> MergePause {
         self.handle.core.merges.pause();
@@ -44,7 +45,8 @@ impl Db {
         self.handle.core.merges.cancel();
     }
 
-    /// As [`Db::compact`], for one collection or until it is cancelled.
+    /// As [`Db::compact`], for one collection or until it is cancelled. Who compacts one
+    /// waits for a merge of another that runs.
     ///
     /// # Errors
     /// As [`Db::compact`]; `Busy` if it was cancelled; `Invalid` if there is no
