@@ -2,8 +2,8 @@
 //!
 //! Owns the model of what either way costs and the limits within which a graph that is
 //! kept is as good as a new one (docs/decisions/0018). Invariants: a graph is kept only if
-//! that is estimated to be much cheaper; never one of another degree than is asked
-//! for, of too many generations, or that finds less than when it was built. Must not know: files,
+//! that is estimated to be much cheaper; never one of another degree or alpha than is
+//! asked for, of too many generations, or that finds less than when it was built. Must not know: files,
 //! who merges what and when.
 
 use esker_segment::{GraphParams, GraphStats};
@@ -46,7 +46,7 @@ pub enum GraphWork {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildReason {
-    /// No input has a graph of the degree that is asked for.
+    /// No input has a graph of the degree and the alpha that are asked for.
     NoGraph,
     /// To keep one would cost about as much: too many rows are new, or gone.
     Cost,
@@ -60,7 +60,10 @@ pub enum BuildReason {
 #[must_use]
 pub fn graph_work(inputs: &[GraphInput], params: &GraphParams) -> GraphWork {
     let usable = |input: &GraphInput| {
-        let graph = input.graph.filter(|g| g.max_degree == params.max_degree)?;
+        let is_asked = |graph: &GraphStats| {
+            graph.max_degree == params.max_degree && graph.alpha == params.alpha
+        };
+        let graph = input.graph.filter(is_asked)?;
         Some((input.live_rows, graph))
     };
     let largest = inputs.iter().enumerate();
@@ -105,6 +108,7 @@ mod tests {
             live_rows,
             graph: Some(GraphStats {
                 max_degree: 32,
+                alpha: 1.3,
                 generation,
                 sampled_recall: 0.95,
                 built_recall: 0.955,
@@ -165,6 +169,12 @@ mod tests {
             ..graph
         });
         assert_eq!(work(&[other, bare(900)]), build(BuildReason::NoGraph));
+        let mut longer = large;
+        longer.graph = longer.graph.map(|graph| GraphStats {
+            alpha: 1.2,
+            ..graph
+        });
+        assert_eq!(work(&[longer, bare(900)]), build(BuildReason::NoGraph));
     }
 
     proptest! {
@@ -184,6 +194,7 @@ mod tests {
                     live_rows,
                     graph: has.then(|| GraphStats {
                         max_degree: 32,
+                        alpha: 1.3,
                         generation,
                         sampled_recall,
                         built_recall,
