@@ -8,7 +8,7 @@ use crate::id::SeqNo;
 use crate::wire::Fields;
 
 /// Length of the statistics that this release writes.
-pub(crate) const STATS_LEN: usize = 128;
+pub(crate) const STATS_LEN: usize = 124;
 /// Length of the statistics before a graph could be described.
 const BASE_LEN: usize = 40;
 /// Classes of the degree histogram.
@@ -69,7 +69,7 @@ impl Stats {
     /// | 16 | 8 | bytes of keys |
     /// | 24 | 8 | rows with a payload |
     /// | 32 | 8 | bytes of payloads |
-    /// | 40 | 88 | graph |
+    /// | 40 | 84 | graph |
     pub(crate) fn encode(&self) -> Vec<u8> {
         let fields = [
             self.min_seqno.0,
@@ -127,7 +127,6 @@ impl GraphStats {
     /// | 40 | 32 | rows by degree: 8 counts, by eighths of R |
     /// | 72 | 8 | seed |
     /// | 80 | 4 | recall@10 sampled when it was built from nothing, `f32` |
-    /// | 84 | 4 | zero |
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend(self.max_degree.to_le_bytes());
         out.extend(self.start.to_le_bytes());
@@ -141,7 +140,6 @@ impl GraphStats {
         out.extend(self.degrees.iter().flat_map(|count| count.to_le_bytes()));
         out.extend(self.seed.to_le_bytes());
         out.extend(self.built_recall.to_le_bytes());
-        out.extend([0; 4]);
     }
 
     fn decode(fields: &mut Fields<'_>) -> Result<Self, SegmentError> {
@@ -161,10 +159,10 @@ impl GraphStats {
             *count = fields.u32()?;
         }
         graph.seed = fields.u64()?;
-        graph.built_recall = match fields.is_at_end() {
-            false => f32::from_bits(fields.u32()?),
+        graph.built_recall = match fields.left() >= size_of::<f32>() {
+            true => f32::from_bits(fields.u32()?),
             // Written before graphs were kept.
-            true => graph.sampled_recall,
+            false => graph.sampled_recall,
         };
         Ok(graph)
     }

@@ -25,9 +25,9 @@ impl<'a> Fields<'a> {
         self.offset
     }
 
-    /// Whether all bytes were read.
-    pub(crate) fn is_at_end(&self) -> bool {
-        self.rest.is_empty()
+    /// Bytes that were not read yet.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], SegmentError> {

@@ -120,7 +120,8 @@ fn the_statistics_tell_of_the_graph() {
         let graph = segment.stats().graph.unwrap();
         assert_eq!((graph.max_degree, graph.l_build, graph.seed), (12, 0, 9));
         assert_eq!((graph.alpha, graph.generation), (1.3, 0));
-        assert_eq!(graph.sampled_rows, 100);
+        assert_eq!(graph.sampled_rows, 40);
+        assert_eq!(graph.built_recall, graph.sampled_recall);
         assert!(graph.start < 2000);
         assert!((0.97..=1.0).contains(&graph.sampled_recall), "{graph:?}");
         assert_eq!(graph.degrees.iter().sum::<u32>(), 2000);

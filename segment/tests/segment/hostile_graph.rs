@@ -385,7 +385,7 @@ fn statistics_of_other_releases() {
     };
     let query = Query::new(Metric::L2, &[0.5; 3]).unwrap();
     // Before there were graphs, and with fields that are not known yet.
-    for len in [40, 121, 128] {
+    for len in [40, 120, 123, 125, 128] {
         for segment in plain().resize(SectionTag::Stats, len).open().unwrap() {
             assert!(!segment.has_graph());
             assert_eq!(walk(&segment, &query, 9).unwrap().1, []);
@@ -393,7 +393,7 @@ fn statistics_of_other_releases() {
             segment.verify().unwrap();
         }
     }
-    for len in [121, 128] {
+    for len in [120, 121, 123, 125, 128] {
         let mut later = Forgery::new(&rows, Metric::L2, 4);
         later.resize(SectionTag::Stats, len);
         assert_eq!(later.reached(&rows), Ok(5));
