@@ -19,7 +19,7 @@ use crate::sim::{Call, CallKind, Crash, Fault, FaultEffect, SimEnv};
 
 pub(super) type Probe = fn(u64) -> Result<(), String>;
 
-const PROBES: [Probe; 16] = [
+const PROBES: [Probe; 17] = [
     a_second_open_is_refused,
     a_sync_behind_a_failed_one_fails_too,
     a_log_prepared_too_late_is_not_used,
@@ -33,6 +33,7 @@ const PROBES: [Probe; 16] = [
     a_merge_that_is_cut_off_keeps_its_inputs,
     a_flush_that_is_cut_off_keeps_its_log,
     a_failed_sync_of_the_manifest_ends_all_writing,
+    no_edit_follows_a_failed_sync,
     a_periodic_write_is_synced_in_time,
     an_unsynced_frame_may_be_lost_before_another,
     a_name_behind_a_failed_sync_of_the_directory_is_given_up,
@@ -286,6 +287,32 @@ fn a_failed_sync_of_the_manifest_ends_all_writing(seed: u64) -> Result<(), Strin
         if !matches!(answer, Err(Error::Poisoned { .. })) {
             return Err(format!("after a failed sync of the manifest: {answer:?}"));
         }
+    }
+    Ok(())
+}
+
+/// While a flush syncs its segment, a sync of the log fails: what the edit would
+/// vouch for may be lost.
+fn no_edit_follows_a_failed_sync(seed: u64) -> Result<(), String> {
+    let (env, db, rows) = fresh(seed);
+    rows.put("k", &[1.0]).expect("written");
+    let (machine, writer) = (env.clone(), rows.clone());
+    let segment = |call: &Call| is(call, CallKind::Sync, "tmp");
+    let edits = |env: &SimEnv| {
+        let log = env.log();
+        log.iter()
+            .filter(|c| is(c, CallKind::Write, "manifest"))
+            .count()
+    };
+    let before = edits(&env);
+    env.before(segment, move || {
+        let log = |call: &Call| is(call, CallKind::Sync, "log");
+        machine.inject(Fault::when(ErrorKind::Other, log).once());
+        let _ = writer.put("lost", &[1.0]);
+    });
+    let flushed = db.flush();
+    if !matches!(flushed, Err(Error::Poisoned { .. })) || edits(&env) != before {
+        return Err(format!("a flush beside a failed sync answers {flushed:?}"));
     }
     Ok(())
 }
