@@ -25,9 +25,10 @@ use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::files::discard;
-use crate::merges::{Leave, MergeControl, NAP};
+use crate::merges::{Leave, MergeControl};
 use crate::options::CancelToken;
 use crate::quarantine::check_sound;
+use crate::rate::NAP;
 use crate::segment_file::{LiveSegment, Readable, SegmentFile};
 use crate::sync::{AtomicBool, Ordering};
 use crate::view::{CollectionView, Version};
@@ -37,6 +38,7 @@ use watch::{Asked, MergeWatch, Origin};
 
 /// Bytes that a verification reads between two questions, at most.
 const VERIFIED_PIECE: u64 = 1 << 20;
+
 impl Core {
     fn policy(&self) -> Policy {
         Policy {

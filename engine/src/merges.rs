@@ -9,12 +9,9 @@ use std::time::Duration;
 
 use crate::env::Clock;
 use crate::options::{CancelToken, Options};
-use crate::rate::Rate;
+use crate::rate::{NAP, Rate, sleep_until};
 use crate::sync::counter::{AtomicU64, AtomicUsize};
 use crate::sync::{Mutex, Ordering};
-
-/// Longest sleep before the next look at whether the merge is still wanted.
-pub(crate) const NAP: Duration = Duration::from_millis(20);
 
 /// What concerns all merges of a database.
 pub(crate) struct MergeControl {
@@ -99,12 +96,6 @@ impl MergeControl {
     pub(crate) fn moved(&self, bytes: u64, clock: &dyn Clock, is_unwanted: &dyn Fn() -> bool) {
         let Some(rate) = &self.rate else { return };
         let due = rate.lock().after(bytes, clock.now());
-        while !is_unwanted() {
-            let wait = due.saturating_sub(clock.now());
-            if wait.is_zero() {
-                return;
-            }
-            clock.sleep(wait.min(NAP));
-        }
+        sleep_until(due, clock, is_unwanted);
     }
 }

@@ -1,9 +1,16 @@
 //! A limit of bytes for each second.
 //!
-//! Owns the arithmetic. Invariant: after n bytes, n divided by the rate has passed since
-//! the start, but for [`SLACK`]. Must not know: what the bytes are, who waits.
+//! Owns the arithmetic and the waiting. Invariants: after n bytes, n divided by the rate has
+//! passed since the start, but for [`SLACK`]; nobody sleeps longer than [`NAP`] without
+//! looking at whether the work is still wanted. Must not know: what the bytes are, who
+//! waits.
 
 use std::time::Duration;
+
+use crate::env::Clock;
+
+/// Longest sleep before the next look at whether the work is still wanted.
+pub(crate) const NAP: Duration = Duration::from_millis(20);
 
 /// What a pause that lasted too long may be made up for.
 const SLACK: Duration = Duration::from_millis(200);
@@ -33,4 +40,16 @@ impl Rate {
             .saturating_add(takes);
         self.due
     }
+}
+
+/// Sleeps until then, or until it is over; whether it is not.
+pub(crate) fn sleep_until(due: Duration, clock: &dyn Clock, is_over: &dyn Fn() -> bool) -> bool {
+    while !is_over() {
+        let wait = due.saturating_sub(clock.now());
+        if wait.is_zero() {
+            return true;
+        }
+        clock.sleep(wait.min(NAP));
+    }
+    false
 }

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use super::load::{KEY_BYTES, Load};
 use super::memory;
 use super::raw::RawWrites;
+use super::report::print_report;
 use crate::args::BenchIngest;
-use crate::failure::{Failure, print_line};
+use crate::failure::Failure;
 use crate::scratch::{Scratch, parent_of};
 
 /// What the run showed.
@@ -45,11 +46,7 @@ pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
         if let (Some(rate), Some(one), Some(fields)) = (rate, of_one, report.as_object_mut()) {
             fields.insert("to_one_writer".to_owned(), json!(rounded(rate / one)));
         }
-        if args.json {
-            print_line(report)?;
-        } else {
-            print_table(&report)?;
-        }
+        print_report(&report, args.json)?;
     }
     Ok(())
 }
@@ -136,14 +133,4 @@ fn report(args: &BenchIngest, load: &Load, ingest: &Ingest, [before, after]: [f6
         "writers": load.threads,
         "held_mb": (load.held_bytes() as f64 / (1 << 20) as f64).round(),
     })
-}
-
-fn print_table(report: &Value) -> Result<(), Failure> {
-    for (name, value) in report.as_object().into_iter().flatten() {
-        let text = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
-        print_line(format_args!("{name:<20} {text}"))?;
-    }
-    Ok(())
 }

@@ -10,14 +10,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use esker::{Collection, GraphOptions, Options, SearchOptions};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::judge::Judge;
 use super::load::Load;
 use super::point::alone;
+use super::report::print_report;
 use super::{cpu, memory};
 use crate::args::BenchMerge;
-use crate::failure::{Failure, print_line};
+use crate::failure::Failure;
 use crate::scratch::Scratch;
 
 /// What one merge cost, and found.
@@ -85,7 +86,7 @@ pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
             "inputs": kept.inputs,
             "dimension": load.dimension,
         });
-        print(args, &line)?;
+        print_report(&line, args.json)?;
     }
     Ok(())
 }
@@ -154,14 +155,4 @@ fn recalls(
 /// Four digits: a recall of a thousand queries has no more.
 fn rounded(figure: f64) -> f64 {
     (figure * 10_000.0).round() / 10_000.0
-}
-
-fn print(args: &BenchMerge, line: &Value) -> Result<(), Failure> {
-    if args.json {
-        return print_line(line);
-    }
-    for (name, value) in line.as_object().into_iter().flatten() {
-        print_line(format_args!("{name:<20} {value}"))?;
-    }
-    Ok(())
 }

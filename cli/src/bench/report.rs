@@ -91,6 +91,20 @@ pub(super) fn line(args: &Bench, load: &Load, built: &Built, point: &Point) -> V
     line
 }
 
+/// A report of one line: as JSON, or a name and its value on each line.
+pub(super) fn print_report(report: &Value, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return print_line(report);
+    }
+    for (name, value) in report.as_object().into_iter().flatten() {
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        print_line(format_args!("{name:<20} {text}"))?;
+    }
+    Ok(())
+}
+
 /// What was loaded, and the head of the table.
 pub(super) fn print_head(
     args: &Bench,

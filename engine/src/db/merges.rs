@@ -3,7 +3,7 @@
 //! Owns the guard of a pause. Must not know: what is merged with what.
 
 use super::{Db, Handle};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::merges::MergeControl;
 use crate::options::CompactOptions;
 use std::fmt;
@@ -53,11 +53,11 @@ impl Db {
     /// collection of the name.
     pub fn compact_with(&self, options: &CompactOptions) -> Result<()> {
         let core = &self.handle.core;
-        let named = |name: &String| {
-            let info = core.find_collection(name);
-            info.ok_or_else(|| Error::Invalid(format!("there is no collection {name:?}")))
-        };
-        let only = options.collection.as_ref().map(named).transpose()?;
+        let only = options
+            .collection
+            .as_ref()
+            .map(|name| self.collection(name));
+        let only = only.transpose()?.map(|collection| collection.info.clone());
         core.check_cancelled(&MergeControl::for_caller(options.cancel.as_ref()))?;
         let announced = core.announce_full_merge(only);
         let flushed = match self.flush() {

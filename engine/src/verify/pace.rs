@@ -1,16 +1,13 @@
 //! How fast a verification goes, how far it has come, and whether it shall stop.
 //!
-//! Owns waiting. Invariant: what is told of progress never falls, and ends at the
+//! Owns progress. Invariant: what is told of progress never falls, and ends at the
 //! whole. Must not know: what the bytes are.
 
 use std::time::Duration;
 
 use crate::env::Clock;
 use crate::options::{VerifyOptions, VerifyProgress};
-use crate::rate::Rate;
-
-/// Longest sleep before the next look at who wants it stopped.
-const NAP: Duration = Duration::from_millis(20);
+use crate::rate::{Rate, sleep_until};
 
 /// Somebody does not want it to go on.
 pub(super) struct Stopped;
@@ -80,13 +77,9 @@ impl<'a> Run<'a> {
             Some(rate) => rate.after(bytes, self.clock.now()),
             None => Duration::ZERO,
         };
-        loop {
-            self.check()?;
-            let wait = due.saturating_sub(self.clock.now());
-            if wait.is_zero() {
-                return Ok(());
-            }
-            self.clock.sleep(wait.min(NAP));
+        match sleep_until(due, self.clock, &|| self.check().is_err()) {
+            true => Ok(()),
+            false => Err(Stopped),
         }
     }
 

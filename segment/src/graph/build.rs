@@ -22,7 +22,7 @@ use crate::graph::{Check, GraphParams};
 use crate::memory::{Held, Meter};
 
 /// Largest batch as a share of the rows: those of one batch do not see each other.
-const BATCH_SHARE: usize = 50;
+pub(super) const BATCH_SHARE: usize = 50;
 /// Rows of one task.
 const TASK_ROWS: usize = 32;
 /// Rows whose new neighbours wait in memory.
@@ -58,7 +58,7 @@ pub(crate) fn build(
     for batch in order.chunks(largest) {
         builder.insert(batch, params.alpha, params.l_build as usize)?;
     }
-    builder.finish(&order)
+    builder.finish()
 }
 
 /// All rows in an order that the seed decides.
@@ -153,7 +153,7 @@ impl<'a> Builder<'a> {
         alpha: f32,
         l: usize,
     ) -> Result<(), SegmentError> {
-        let forward = self.tasks(batch, TASK_ROWS, |builder, rows, scratch| {
+        let forward = self.tasks(batch, |builder, rows, scratch| {
             let mut lists = Lists::default();
             for &row in rows {
                 builder.choose(row, alpha, l, scratch);
@@ -171,7 +171,7 @@ impl<'a> Builder<'a> {
         let waiting = back.capacity() * size_of::<(u32, u32)>()
             + groups.capacity() * size_of::<&[(u32, u32)]>();
         let _waiting = self.vectors.meter().map(|meter| meter.hold(waiting));
-        let backward = self.tasks(&groups, TASK_ROWS, |builder, groups, scratch| {
+        let backward = self.tasks(&groups, |builder, groups, scratch| {
             let mut lists = Lists::default();
             for group in groups {
                 if let Some(&(target, _)) = group.first() {
@@ -199,7 +199,7 @@ impl<'a> Builder<'a> {
         list: impl Fn(&Self, &T, &mut Scratch) -> Result<u32, SegmentError> + Sync,
     ) -> Result<(), SegmentError> {
         for part in items.chunks(WAVE_ROWS) {
-            let lists = self.tasks(part, TASK_ROWS, |builder, items, scratch| {
+            let lists = self.tasks(part, |builder, items, scratch| {
                 let mut lists = Lists::default();
                 for item in items {
                     let row = list(builder, item, scratch)?;
@@ -216,14 +216,13 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Splits `items` into tasks of `size`; their results in order.
+    /// Splits `items` into tasks; their results in order.
     pub(super) fn tasks<T: Sync, R: Send>(
         &self,
         items: &[T],
-        size: usize,
         f: impl Fn(&Self, &[T], &mut Scratch) -> R + Sync,
     ) -> Result<Vec<R>, SegmentError> {
-        let chunks: Vec<&[T]> = items.chunks(size).collect();
+        let chunks: Vec<&[T]> = items.chunks(TASK_ROWS).collect();
         let results = map(self.executor, chunks.len(), |n| {
             (self.check)()?;
             let lock = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -307,26 +306,19 @@ impl<'a> Builder<'a> {
         self.prune(row, alpha, scratch);
     }
 
-    /// Prunes what exceeds R, and drops the slack; a part of the rows at a time,
-    /// since their new lists wait in memory.
-    pub(super) fn finish(mut self, order: &[u32]) -> Result<Adjacency, SegmentError> {
+    /// Prunes what exceeds R, and drops the slack.
+    pub(super) fn finish(mut self) -> Result<Adjacency, SegmentError> {
         let degree = self.params.max_degree as usize;
-        for rows in order.chunks((order.len() / BATCH_SHARE).max(1)) {
-            let lists = self.tasks(rows, TASK_ROWS, |builder, rows, scratch| {
-                let mut lists = Lists::default();
-                for &row in rows {
-                    let before = builder.graph.neighbors(row);
-                    if before.len() > degree {
-                        scratch.chosen.clear();
-                        scratch.chosen.extend_from_slice(before);
-                        builder.cut(row, builder.params.alpha, scratch);
-                        lists.push(row, &scratch.chosen);
-                    }
-                }
-                lists
-            })?;
-            self.set(&lists);
-        }
+        let is_long = |row: &u32| self.graph.neighbors(*row).len() > degree;
+        let long: Vec<u32> = (0..self.graph.rows()).filter(is_long).collect();
+        self.replace(&long, |builder, &row, scratch| {
+            scratch.chosen.clear();
+            scratch
+                .chosen
+                .extend_from_slice(builder.graph.neighbors(row));
+            builder.cut(row, builder.params.alpha, scratch);
+            Ok(row)
+        })?;
         self.graph.narrow(degree);
         Ok(self.graph)
     }

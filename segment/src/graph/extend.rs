@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 use crate::error::SegmentError;
 use crate::graph::adjacency::{Adjacency, NO_ROW};
-use crate::graph::build::{Builder, Scratch, shuffled};
+use crate::graph::build::{BATCH_SHARE, Builder, Scratch, shuffled};
 use crate::graph::executor::Executor;
 use crate::graph::vectors::BuildVectors;
 use crate::graph::{Check, GraphParams};
@@ -57,12 +57,8 @@ pub trait KeptGraph: Sync {
 const L: usize = 48;
 /// Neighbours of a row that is gone which may take its place, the nearest to it.
 const SUBSTITUTES: usize = 8;
-/// Rows of one task.
-const TASK_ROWS: usize = 64;
 /// Rows of the first insertion, which do not see each other.
 const FIRST_BATCH: usize = 64;
-/// Largest insertion as a share of all rows.
-const BATCH_SHARE: usize = 50;
 /// One in so many rows of a source must have been in the graph for it to be kept.
 const LEAST_SHARE: u32 = 2;
 
@@ -108,12 +104,10 @@ pub(crate) fn build(
     kept.find_substitutes(&builder)?;
     kept.mend(&mut builder, &wounded)?;
     let new = insert_new(&kept, &mut builder)?;
-    let mut ascending: Vec<u32> = kept.live().chain(new.iter().copied()).collect();
-    let adjacency = builder.finish(&ascending)?;
-    order(&kept, &adjacency, &new, &mut ascending);
+    let adjacency = builder.finish()?;
     Ok(Some(Extended {
+        order: order(&kept, &adjacency, &new),
         adjacency,
-        order: ascending,
         new_rows: new.len() as u32,
     }))
 }
@@ -191,7 +185,7 @@ impl<'a> Kept<'a> {
     /// For each row that is gone, the nearest of its neighbours that are left.
     fn find_substitutes(&mut self, builder: &Builder<'_>) -> Result<(), SegmentError> {
         let this = &*self;
-        let found = builder.tasks(&this.gone, TASK_ROWS, |builder, rows, _| {
+        let found = builder.tasks(&this.gone, |builder, rows, _| {
             let mut found = Vec::with_capacity(rows.len() * SUBSTITUTES);
             for &row in rows {
                 this.substitutes_of(Row(row), builder.vectors, &mut found)?;
@@ -316,7 +310,7 @@ fn insert_new(kept: &Kept<'_>, builder: &mut Builder<'_>) -> Result<Vec<u32>, Se
 }
 
 /// Kept rows as they lay, new ones each behind the kept row that its edges name first.
-fn order(kept: &Kept<'_>, graph: &Adjacency, new: &[u32], out: &mut Vec<u32>) {
+fn order(kept: &Kept<'_>, graph: &Adjacency, new: &[u32]) -> Vec<u32> {
     let is_new = |row: &u32| new.binary_search(row).is_ok();
     let anchor = |row: u32| {
         let list = graph.neighbors(row).iter();
@@ -325,7 +319,7 @@ fn order(kept: &Kept<'_>, graph: &Adjacency, new: &[u32], out: &mut Vec<u32>) {
     let mut placed: Vec<(u32, u32)> = new.iter().map(|row| (anchor(*row), *row)).collect();
     placed.sort_unstable();
     let mut placed = placed.into_iter().peekable();
-    out.clear();
+    let mut out = Vec::with_capacity(graph.rows() as usize);
     for row in kept.live() {
         out.push(row);
         while let Some((_, new)) = placed.next_if(|(anchor, _)| *anchor <= row) {
@@ -333,6 +327,7 @@ fn order(kept: &Kept<'_>, graph: &Adjacency, new: &[u32], out: &mut Vec<u32>) {
         }
     }
     out.extend(placed.map(|(_, new)| new));
+    out
 }
 
 #[cfg(test)]

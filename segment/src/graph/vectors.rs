@@ -120,12 +120,8 @@ impl BuildVectors {
             if vector.len() != stored {
                 return Err(SegmentError::invalid("a row of another dimension"));
             }
-            let scale = match metric {
-                Metric::L2 | Metric::InnerProduct => 1.0,
-                Metric::Cosine => 1.0 / squared_norm(&vector).sqrt(),
-            };
-            for (place, x) in place.iter_mut().zip(&*vector) {
-                *place = (f64::from(*x) * scale) as f32;
+            for (place, x) in place.iter_mut().zip(scaled(metric, &vector)) {
+                *place = x;
             }
             if metric == Metric::InnerProduct {
                 norms.push(squared_norm(&vector));
@@ -135,7 +131,7 @@ impl BuildVectors {
         let largest = norms.iter().copied().fold(0.0, f64::max);
         let places = components.as_mut_slice().chunks_exact_mut(dimension);
         for (last, norm) in places.filter_map(<[f32]>::last_mut).zip(norms) {
-            *last = (largest - norm).max(0.0).sqrt() as f32;
+            *last = one_more(largest, norm);
         }
         Ok(Self {
             dimension,
@@ -195,16 +191,9 @@ impl BuildVectors {
 
     /// A vector that is none of the rows, as it would be among them.
     pub(crate) fn placed(&self, vector: &[f32]) -> Vec<f32> {
-        let scale = match self.metric {
-            Metric::L2 | Metric::InnerProduct => 1.0,
-            Metric::Cosine => 1.0 / squared_norm(vector).sqrt(),
-        };
-        let mut placed: Vec<f32> = vector
-            .iter()
-            .map(|x| (f64::from(*x) * scale) as f32)
-            .collect();
-        if self.metric == Metric::InnerProduct {
-            placed.push((self.largest - squared_norm(vector)).max(0.0).sqrt() as f32);
+        let mut placed: Vec<f32> = scaled(self.metric, vector).collect();
+        if self.is_augmented() {
+            placed.push(one_more(self.largest, squared_norm(vector)));
         }
         placed
     }
@@ -255,4 +244,19 @@ impl BuildVectors {
             .min_by(|a, b| a.0.total_cmp(&b.0))
             .map_or(0, |(_, row)| row)
     }
+}
+
+/// A vector's components as a build has them.
+fn scaled(metric: Metric, vector: &[f32]) -> impl Iterator<Item = f32> {
+    let scale = match metric {
+        Metric::L2 | Metric::InnerProduct => 1.0,
+        Metric::Cosine => 1.0 / squared_norm(vector).sqrt(),
+    };
+    vector.iter().map(move |x| (f64::from(*x) * scale) as f32)
+}
+
+/// The component that inner products have besides, for the largest squared norm and the
+/// vector's own.
+fn one_more(largest: f64, norm: f64) -> f32 {
+    (largest - norm).max(0.0).sqrt() as f32
 }
