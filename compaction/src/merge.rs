@@ -15,7 +15,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::cost::{GraphInput, GraphWork, graph_work};
-use crate::policy::MAX_RECALL_LOSS;
+use crate::policy::least_recall;
 use esker_segment::memory::{Held, Meter};
 use esker_segment::mutants::planted;
 use esker_segment::{
@@ -345,7 +345,8 @@ impl<S: SectionSource> KeptGraph for MergedRows<'_, S> {
     }
 
     fn least_recall(&self) -> f32 {
-        self.kept_stats().built_recall - MAX_RECALL_LOSS
+        let stats = self.kept_stats();
+        least_recall(stats.built_recall, stats.sampled_rows)
     }
 
     fn number(&self, row: Row) -> Option<Row> {
