@@ -99,7 +99,12 @@ pub(super) fn clustered(rows: usize, dimension: usize, seed: u64) -> Vec<Vec<f32
         .map(|row| {
             let spread = if row % 7 == 0 { 0.0 } else { 1.0 };
             let centre = &centres[row % centres.len()];
-            centre.iter().map(|x| x + spread * unit()).collect()
+            let mut row: Vec<f32> = centre.iter().map(|x| x + spread * unit()).collect();
+            // A vector of zeros has no cosine.
+            if row.iter().all(|x| *x == 0.0) {
+                row[0] = 0.5;
+            }
+            row
         })
         .collect()
 }
