@@ -45,8 +45,8 @@ pub struct MergedRows<'a, S: SectionSource> {
     failed: AtomicUsize,
     /// Where the memory of the merge is counted, and what of it is for the order.
     meter: Option<(&'a Meter, Held)>,
-    /// The input whose graph the output's is made of.
-    kept: Option<usize>,
+    /// How the output's graph is made, if that was decided.
+    work: Option<GraphWork>,
 }
 
 impl<'a, S: SectionSource> MergedRows<'a, S> {
@@ -69,7 +69,7 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
             cancelled,
             failed: AtomicUsize::new(0),
             meter: None,
-            kept: None,
+            work: None,
         };
         let ordered = merged.list_rows().and_then(|()| merged.order());
         match ordered {
@@ -102,11 +102,34 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
                 graph: input.segment.stats().graph,
             }
         });
-        self.kept = match graph_work(&inputs.collect::<Vec<_>>(), params) {
+        self.work = Some(graph_work(&inputs.collect::<Vec<_>>(), params));
+        self
+    }
+
+    /// How the output's graph is made, if [`MergedRows::keeping_a_graph`] was asked for.
+    #[must_use]
+    pub fn graph_work(&self) -> Option<GraphWork> {
+        self.work
+    }
+
+    /// What the file says of the graph that is kept, else of the largest input's that has one.
+    #[must_use]
+    pub fn graph_before(&self) -> Option<GraphStats> {
+        let live = |input: &MergeInput<'_, S>| {
+            u64::from(input.segment.rows()).saturating_sub(input.deleted.len())
+        };
+        let graph = |input: &MergeInput<'a, S>| input.segment.stats().graph;
+        let others = self.inputs.iter().filter(|input| graph(input).is_some());
+        let kept = self.kept().and_then(|at| self.inputs.get(at));
+        graph(kept.or_else(|| others.max_by_key(|input| live(input)))?)
+    }
+
+    /// The input whose graph the output's is made of.
+    fn kept(&self) -> Option<usize> {
+        match self.work? {
             GraphWork::Keep(input) => Some(input),
             GraphWork::Build(_) => None,
-        };
-        self
+        }
     }
 
     /// The input that a read failed in.
@@ -299,7 +322,7 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
     }
 
     fn kept_graph(&self) -> Option<&dyn KeptGraph> {
-        self.kept.map(|_| self as &dyn KeptGraph)
+        self.kept().map(|_| self as &dyn KeptGraph)
     }
 
     fn meter(&self) -> Option<&Meter> {
@@ -364,7 +387,7 @@ impl<S: SectionSource> KeptGraph for MergedRows<'_, S> {
 
 impl<'a, S: SectionSource> MergedRows<'a, S> {
     fn keeping(&self) -> Option<(usize, &'a Segment<S>)> {
-        let at = self.kept?;
+        let at = self.kept()?;
         Some((at, self.inputs.get(at)?.segment))
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use esker_segment::{CollectionId, SeqNo};
 use esker_wal::mutants::planted;
 
-use crate::background::Threads;
+use crate::background::{self, Threads};
 use crate::batch::WriteBatch;
 use crate::collection::Collection;
 use crate::core::{CollectionInfo, Core};
@@ -62,8 +62,10 @@ impl Handle {
             self.core.check_writable()?;
             return Ok(self.core.published.get().1);
         }
-        let ticket = self.core.enqueue(batch, options, may_wait)?;
-        self.core.group.wait(&*self.core, &ticket).map(SeqNo)
+        let ticket = self.core.enqueue(batch, options, may_wait);
+        let written = ticket.and_then(|ticket| self.core.group.wait(&*self.core, &ticket));
+        self.core.deliver_own_events();
+        written.map(SeqNo)
     }
 
     fn close(&self) -> Result<()> {
@@ -91,6 +93,10 @@ impl Handle {
         core.waiters.settle(core);
         core.waiters
             .fail(&sealed.clone().err().unwrap_or(Error::Closed));
+        // No lock is held: what the host's callback waits for may be this call's end.
+        let listener = self.threads.lock().take_listener();
+        listener.into_iter().for_each(background::end);
+        core.end_events();
         sealed
     }
 }
@@ -136,6 +142,7 @@ impl Db {
                 source: Arc::new(source),
             })?,
         };
+        core.deliver_own_events();
         Ok(Self {
             handle: Arc::new(Handle {
                 core,
@@ -375,6 +382,7 @@ impl Db {
         core.freeze_all();
         let flushed = core.flush_all();
         core.signals.compact.notify();
+        core.deliver_own_events();
         flushed
     }
 
@@ -425,8 +433,11 @@ impl Db {
     /// # Errors
     /// Whatever failed; the work is done again at a later call.
     pub fn run_background_step(&self) -> Result<bool> {
-        self.handle.core.check_open()?;
-        self.handle.core.run_background_step()
+        let core = &self.handle.core;
+        core.check_open()?;
+        let worked = core.run_background_step();
+        core.deliver_own_events();
+        worked
     }
 }
 

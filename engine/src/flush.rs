@@ -17,9 +17,10 @@ use esker_wal::mutants::planted;
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
+use crate::events::{Event, FlushFailure, FlushReport, Job, Kind};
 use crate::manifest::Field;
 use crate::memtable::Memtable;
-use crate::segment_file::SegmentFile;
+use crate::segments::Written;
 use crate::sync::{Ordering, PinArc};
 use crate::view::{CollectionView, ReadView, Version};
 
@@ -34,13 +35,34 @@ impl Core {
         let Some((info, memtable, version)) = self.next_flush() else {
             return Ok(false);
         };
-        let result = self.flush_memtable(&info, &memtable, &version);
+        let result = self.flush_and_tell(&info, &memtable, &version);
         if let Err(error) = &result
             && error.is_damage()
         {
             self.set_damaged(&info, error);
         }
         result.map(|()| true)
+    }
+
+    fn flush_and_tell(
+        &self,
+        info: &CollectionInfo,
+        memtable: &Memtable,
+        base: &Version,
+    ) -> Result<()> {
+        let job = Job::begin(Kind::Flush, &self.counters, self.env.clock());
+        let flushed = self.flush_memtable(info, memtable, base, &job);
+        let time = job.end();
+        let failed = |error| Event::FlushFailed(FlushFailure::new(info, &job, time, error));
+        match flushed {
+            Ok(Some(report)) => self.tell(|| Event::FlushDone(FlushReport { time, ..report })),
+            Ok(None) => self.tell(|| failed(Error::invalid("the collection was dropped"))),
+            Err(error) => {
+                self.tell(|| failed(error.clone()));
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Flushes all that is frozen. A collection that turns out to be damaged takes no
@@ -84,12 +106,14 @@ impl Core {
         Some((self.info(*id)?, memtable, Arc::clone(&collection.version)))
     }
 
+    /// What was flushed; `None` if the collection was dropped meanwhile.
     fn flush_memtable(
         &self,
         info: &CollectionInfo,
         memtable: &Memtable,
         base: &Version,
-    ) -> Result<()> {
+        job: &Job<'_>,
+    ) -> Result<Option<FlushReport>> {
         let contents = Contents::of(memtable);
         let _held = self.outputs.builds.hold(contents.heap_bytes());
         let mut superseded = Superseded::new();
@@ -97,9 +121,17 @@ impl Core {
         let output = if contents.has_no_rows() {
             None
         } else {
-            Some(self.write_flushed(info, memtable, &contents)?)
+            Some(self.write_flushed(info, memtable, &contents, job)?)
         };
-        self.commit_flush(info.id, memtable, base, &contents, superseded, output)
+        let graphs = &self.options.graph;
+        let report = FlushReport::of(info, &contents, output.as_ref(), graphs);
+        let superseded =
+            self.commit_flush(info.id, memtable, base, &contents, superseded, output, job)?;
+        Ok(superseded.map(|superseded_rows| FlushReport {
+            superseded_rows,
+            bytes_written: job.bytes_written(),
+            ..report
+        }))
     }
 
     /// Writes the rows, with their graph unless others wait for the flush or come
@@ -112,7 +144,9 @@ impl Core {
         info: &CollectionInfo,
         memtable: &Memtable,
         contents: &Contents,
-    ) -> Result<SegmentFile> {
+        job: &Job<'_>,
+    ) -> Result<Written> {
+        let wrote = |bytes| job.wrote(bytes);
         let closing = || self.cancel.load(Ordering::Relaxed);
         let rows = MemtableRows::new(memtable, contents, &closing, &self.outputs.builds);
         let others =
@@ -123,14 +157,14 @@ impl Core {
             let rows = MemtableRows::new(memtable, contents, &give_up, &self.outputs.builds);
             match self
                 .outputs
-                .write_segment(info, &rows, true, &|_| (), || None)
+                .write_segment(info, &rows, true, &wrote, || None)
             {
                 Err(Error::Closed) if !closing() => {}
                 written => return written,
             }
         }
         self.outputs
-            .write_segment(info, &rows, false, &|_| (), || None)
+            .write_segment(info, &rows, false, &wrote, || None)
     }
 
     /// Whether the disk seems to hold the rows with a graph. Where it may not, only the rows
@@ -169,6 +203,7 @@ impl Core {
             && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }
 
+    /// How many rows the flush superseded; `None` if the collection was dropped.
     fn commit_flush(
         &self,
         id: CollectionId,
@@ -176,13 +211,14 @@ impl Core {
         base: &Version,
         contents: &Contents,
         mut superseded: Superseded,
-        output: Option<SegmentFile>,
-    ) -> Result<()> {
+        output: Option<Written>,
+        job: &Job<'_>,
+    ) -> Result<Option<u64>> {
         let mut manifest = self.manifest.lock();
         let (view, _) = self.published.get();
         let Some(collection) = view.collections.get(&id) else {
             // Dropped meanwhile: the output is nobody's.
-            return Ok(());
+            return Ok(None);
         };
         if !planted("flush.resolve_again") {
             resolve_since(contents, base, &collection.version, &mut superseded)?;
@@ -194,6 +230,7 @@ impl Core {
             superseded.clear();
         }
         let changed = changed_deletions(&collection.version, &superseded)?;
+        let rows = superseded.values().map(|rows| rows.len() as u64).sum();
         let first_log = self.first_log_without(Some(memtable));
         if planted("flush.log_until_edit") {
             self.release_logs(first_log);
@@ -211,9 +248,10 @@ impl Core {
         let change = VersionChange {
             collection: id,
             removed: &[],
-            added: output,
+            added: output.map(|output| output.file),
             deletions: changed,
             fields: vec![Field::Flushed(id, flushed), Field::FirstLog(first_log)],
+            job,
         };
         self.commit_version(&mut manifest, change, drop_memtable)?;
         drop(manifest);
@@ -221,7 +259,7 @@ impl Core {
         self.release_logs(first_log);
         self.counters.flushed();
         self.signals.compact.notify();
-        Ok(())
+        Ok(Some(rows))
     }
 
     /// Makes log files older than `first` garbage.
