@@ -5,6 +5,7 @@
 //! know: which of these merges will be done, and when.
 
 use esker_compaction::{GraphDescription, GraphState, SegmentDescription};
+use esker_segment::layout::PAGE;
 use esker_segment::{CodeKind, SegmentId};
 
 use crate::core::{CollectionInfo, Core};
@@ -16,6 +17,12 @@ pub(crate) struct MergeDebt {
     pub(crate) merges: u64,
     pub(crate) bytes: u64,
 }
+
+/// What a file has beside its rows: its header, and parts of the pages that some sections
+/// begin at. Of account where segments are small.
+const FIXED_BYTES: u64 = 2 * PAGE as u64;
+/// The same of a graph and its codes.
+const FIXED_BYTES_OF_GRAPH: u64 = PAGE as u64;
 
 /// Merges that one segment can be the cause of: it is gathered, or rewritten for its dead
 /// rows, its worn graph or the one that it lacks.
@@ -48,13 +55,12 @@ impl Core {
             segments = rest;
             let rows = inputs.iter().map(|s| s.live_rows).sum::<u64>();
             let has_graph = graphs.wanted(rows);
-            let of_graph = if has_graph {
-                rows.saturating_mul(graph_row)
-            } else {
-                0
+            let of_graph = match has_graph {
+                true => bytes_of_graph(rows, graph_row),
+                false => 0,
             };
             let of_rows = inputs.iter().map(|s| bytes_of_rows(s, graph_row));
-            let bytes = of_rows.fold(of_graph, u64::saturating_add);
+            let bytes = of_rows.fold(of_graph.saturating_add(FIXED_BYTES), u64::saturating_add);
             debt.merges += 1;
             if rows > 0 {
                 debt.bytes = debt.bytes.saturating_add(bytes);
@@ -83,13 +89,19 @@ fn output(id: u64, rows: u64, bytes: u64, has_graph: bool) -> SegmentDescription
     }
 }
 
+fn bytes_of_graph(rows: u64, row: u64) -> u64 {
+    rows.saturating_mul(row)
+        .saturating_add(FIXED_BYTES_OF_GRAPH)
+}
+
 /// What the live rows of a segment take without a graph and its codes.
 fn bytes_of_rows(segment: &SegmentDescription, graph_row: u64) -> u64 {
     let of_graph = match segment.graph {
-        GraphState::Present(_) | GraphState::Unopened => segment.rows.saturating_mul(graph_row),
+        GraphState::Present(_) | GraphState::Unopened => bytes_of_graph(segment.rows, graph_row),
         GraphState::Unwanted | GraphState::Missing => 0,
     };
-    let of_all = u128::from(segment.bytes.saturating_sub(of_graph));
+    let of_all = segment.bytes.saturating_sub(FIXED_BYTES);
+    let of_all = u128::from(of_all.saturating_sub(of_graph));
     let of_live = of_all * u128::from(segment.live_rows) / u128::from(segment.rows.max(1));
     u64::try_from(of_live).unwrap_or(u64::MAX)
 }
