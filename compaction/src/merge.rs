@@ -8,19 +8,20 @@
 //! eight bytes a live row; everything else is streamed.
 //! Must not know: the manifest, where the output goes, deletions made meanwhile.
 
+mod kept;
+
 use std::borrow::Cow;
 use std::cmp::{Ordering as Order, Reverse};
 use std::collections::BinaryHeap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::cost::{GraphInput, GraphWork, graph_work};
-use crate::policy::MAX_RECALL_LOSS;
+use crate::cost::GraphWork;
 use esker_segment::memory::{Held, Meter};
 use esker_segment::mutants::planted;
 use esker_segment::{
-    DeletionVector, GraphParams, GraphStats, KeptGraph, Key, Row, RowSource, SectionSource,
-    Segment, SegmentError, SeqNo, VisitKey,
+    DeletionVector, KeptGraph, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo,
+    VisitKey,
 };
 
 /// A segment to merge, with the rows of it that are superseded.
@@ -29,6 +30,12 @@ pub struct MergeInput<'a, S: SectionSource> {
     pub segment: &'a Segment<S>,
     /// Its rows that are left out.
     pub deleted: &'a DeletionVector,
+}
+
+impl<S: SectionSource> MergeInput<'_, S> {
+    fn live_rows(&self) -> u64 {
+        u64::from(self.segment.rows()).saturating_sub(self.deleted.len())
+    }
 }
 
 /// Live rows of all inputs, one input after another; hand it to `esker_segment::write_segment`.
@@ -90,48 +97,6 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         self
     }
 
-    /// The same; if they get a graph of these parameters it is made out of that of an
-    /// input where that is as good and much cheaper (`graph_work`).
-    #[must_use]
-    pub fn keeping_a_graph(mut self, params: &GraphParams) -> Self {
-        let inputs = self.inputs.iter().map(|input| {
-            let rows = u64::from(input.segment.rows());
-            GraphInput {
-                rows,
-                live_rows: rows.saturating_sub(input.deleted.len()),
-                graph: input.segment.stats().graph,
-            }
-        });
-        self.work = Some(graph_work(&inputs.collect::<Vec<_>>(), params));
-        self
-    }
-
-    /// How the output's graph is made, if [`MergedRows::keeping_a_graph`] was asked for.
-    #[must_use]
-    pub fn graph_work(&self) -> Option<GraphWork> {
-        self.work
-    }
-
-    /// What the file says of the graph that is kept, else of the largest input's that has one.
-    #[must_use]
-    pub fn graph_before(&self) -> Option<GraphStats> {
-        let live = |input: &MergeInput<'_, S>| {
-            u64::from(input.segment.rows()).saturating_sub(input.deleted.len())
-        };
-        let graph = |input: &MergeInput<'a, S>| input.segment.stats().graph;
-        let others = self.inputs.iter().filter(|input| graph(input).is_some());
-        let kept = self.kept().and_then(|at| self.inputs.get(at));
-        graph(kept.or_else(|| others.max_by_key(|input| live(input)))?)
-    }
-
-    /// The input whose graph the output's is made of.
-    fn kept(&self) -> Option<usize> {
-        match self.work? {
-            GraphWork::Keep(input) => Some(input),
-            GraphWork::Build(_) => None,
-        }
-    }
-
     /// The input that a read failed in.
     #[must_use]
     pub fn failed_input(&self) -> Option<usize> {
@@ -144,10 +109,7 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
     }
 
     fn list_rows(&mut self) -> Result<(), SegmentError> {
-        let live = |input: &MergeInput<'_, S>| {
-            u64::from(input.segment.rows()).saturating_sub(input.deleted.len())
-        };
-        let expected: u64 = self.inputs.iter().map(live).sum();
+        let expected: u64 = self.inputs.iter().map(MergeInput::live_rows).sum();
         if expected > crate::policy::MAX_ROWS {
             return Err(SegmentError::Invalid(
                 "the merged rows exceed a segment's limit".into(),
@@ -346,66 +308,6 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
                 .payload(row)?
                 .map(|payload| Cow::Owned(payload.to_vec())))
         })
-    }
-}
-
-/// The graph of the input that keeps its graph.
-impl<S: SectionSource> KeptGraph for MergedRows<'_, S> {
-    fn rows(&self) -> u32 {
-        self.keeping().map_or(0, |(_, segment)| segment.rows())
-    }
-
-    fn start(&self) -> Row {
-        Row(self.kept_stats().start)
-    }
-
-    fn generation(&self) -> u32 {
-        self.kept_stats().generation
-    }
-
-    fn built_recall(&self) -> f32 {
-        self.kept_stats().built_recall
-    }
-
-    fn least_recall(&self) -> f32 {
-        self.kept_stats().built_recall - MAX_RECALL_LOSS
-    }
-
-    fn number(&self, row: Row) -> Option<Row> {
-        let (input, _) = self.keeping()?;
-        self.number(input, row).map(Row)
-    }
-
-    fn neighbors(&self, row: Row, out: &mut Vec<Row>) -> Result<(), SegmentError> {
-        self.of_kept(|segment| segment.neighbors(row, out))
-    }
-
-    fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
-        self.of_kept(|segment| Ok(Cow::Owned(segment.vector(row)?.to_vec())))
-    }
-}
-
-impl<'a, S: SectionSource> MergedRows<'a, S> {
-    fn keeping(&self) -> Option<(usize, &'a Segment<S>)> {
-        let at = self.kept()?;
-        Some((at, self.inputs.get(at)?.segment))
-    }
-
-    fn kept_stats(&self) -> GraphStats {
-        let stats = self
-            .keeping()
-            .and_then(|(_, segment)| segment.stats().graph);
-        stats.unwrap_or_default()
-    }
-
-    fn of_kept<T>(
-        &self,
-        read: impl FnOnce(&'a Segment<S>) -> Result<T, SegmentError>,
-    ) -> Result<T, SegmentError> {
-        let (at, segment) = self
-            .keeping()
-            .ok_or_else(|| SegmentError::Invalid("no graph is kept".into()))?;
-        self.blame(at, read(segment))
     }
 }
 

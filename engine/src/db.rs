@@ -4,6 +4,7 @@
 //! database closes when the last handle of any kind is gone, or at `close`.
 //! Must not know: formats.
 
+mod close;
 mod merges;
 mod verify;
 
@@ -11,14 +12,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use esker_segment::{CollectionId, SeqNo};
-use esker_wal::mutants::planted;
 
-use crate::background::{self, Threads};
+use crate::background::Threads;
 use crate::batch::WriteBatch;
 use crate::collection::Collection;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
-use crate::manifest::{CollectionMeta, CommitError, Field, MAX_NAME_LEN, Seal};
+use crate::manifest::{CollectionMeta, CommitError, Field, MAX_NAME_LEN};
 use crate::options::{Background, CollectionOptions, CompactOptions, Options, WriteOptions};
 use crate::quarantine::QuarantinedSegment;
 use crate::recovery::RecoveryReport;
@@ -66,59 +66,6 @@ impl Handle {
         let written = ticket.and_then(|ticket| self.core.group.wait(&*self.core, &ticket));
         self.core.deliver_own_events();
         written.map(SeqNo)
-    }
-
-    fn close(&self) -> Result<()> {
-        let core = &self.core;
-        let sealed = {
-            let _one_at_a_time = self.closing.lock();
-            core.cancel.store(true, Ordering::Release);
-            while core.group.lead_once(&**core) {}
-            if core.closed.swap(true, Ordering::AcqRel) {
-                return Ok(());
-            }
-            core.budget.wake();
-            self.threads.lock().join(core);
-            // What other threads began before `closed` was set ends before the end
-            // of log and manifest is recorded; nothing begins after.
-            let _no_flush = core.flushing.lock();
-            let _no_merge = core.compacting.lock();
-            core.group.with_leadership(|| ());
-            let sealed = core.seal();
-            core.end_scrub();
-            core.garbage.collect(core.storage());
-            core.lock.lock().take();
-            sealed
-        };
-        core.waiters.settle(core);
-        core.waiters
-            .fail(&sealed.clone().err().unwrap_or(Error::Closed));
-        // No lock is held: what the host's callback waits for may be this call's end.
-        let listener = self.threads.lock().take_listener();
-        listener.into_iter().for_each(background::end);
-        core.end_events();
-        sealed
-    }
-}
-
-impl Core {
-    /// Makes everything durable and marks the end of log and manifest, so that
-    /// the next open knows that nothing is missing.
-    fn seal(&self) -> Result<()> {
-        self.poison.check()?;
-        if !planted("close.sync_log") {
-            self.sync_log()?;
-        }
-        let mut manifest = self.manifest.lock();
-        let (log, end) = self.log.end();
-        let seal = Seal {
-            log,
-            end: end.offset,
-            chain_crc: end.chain_crc,
-        };
-        self.commit_closing(&mut manifest, vec![Field::Seal(seal)])
-            .and_then(|()| manifest.seal(&self.directory))
-            .map_err(CommitError::into_error)
     }
 }
 

@@ -26,6 +26,14 @@ use crate::view::{CollectionView, ReadView, Version};
 
 pub(crate) use contents::{Contents, MemtableRows, Superseded, changed_deletions, resolve_since};
 
+/// A memtable that is flushed, and the version that this began from.
+struct Flushing<'a> {
+    info: &'a CollectionInfo,
+    memtable: &'a Memtable,
+    base: &'a Version,
+    job: Job<'a>,
+}
+
 impl Core {
     /// Flushes one frozen memtable if there is one. Nothing is lost on an error:
     /// the memtable and its log stay.
@@ -35,7 +43,12 @@ impl Core {
         let Some((info, memtable, version)) = self.next_flush() else {
             return Ok(false);
         };
-        let result = self.flush_and_tell(&info, &memtable, &version);
+        let result = self.flush_and_tell(&Flushing {
+            info: &info,
+            memtable: &memtable,
+            base: &version,
+            job: Job::begin(Kind::Flush, &self.counters, self.env.clock()),
+        });
         if let Err(error) = &result
             && error.is_damage()
         {
@@ -44,16 +57,11 @@ impl Core {
         result.map(|()| true)
     }
 
-    fn flush_and_tell(
-        &self,
-        info: &CollectionInfo,
-        memtable: &Memtable,
-        base: &Version,
-    ) -> Result<()> {
-        let job = Job::begin(Kind::Flush, &self.counters, self.env.clock());
-        let flushed = self.flush_memtable(info, memtable, base, &job);
+    fn flush_and_tell(&self, flushing: &Flushing<'_>) -> Result<()> {
+        let flushed = self.flush_memtable(flushing);
+        let Flushing { info, job, .. } = flushing;
         let time = job.end();
-        let failed = |error| Event::FlushFailed(FlushFailure::new(info, &job, time, error));
+        let failed = |error| Event::FlushFailed(FlushFailure::new(info, job, time, error));
         match flushed {
             Ok(Some(report)) => self.tell(|| Event::FlushDone(FlushReport { time, ..report })),
             Ok(None) => self.tell(|| failed(Error::invalid("the collection was dropped"))),
@@ -107,29 +115,27 @@ impl Core {
     }
 
     /// What was flushed; `None` if the collection was dropped meanwhile.
-    fn flush_memtable(
-        &self,
-        info: &CollectionInfo,
-        memtable: &Memtable,
-        base: &Version,
-        job: &Job<'_>,
-    ) -> Result<Option<FlushReport>> {
-        let contents = Contents::of(memtable);
+    fn flush_memtable(&self, flushing: &Flushing<'_>) -> Result<Option<FlushReport>> {
+        let contents = Contents::of(flushing.memtable);
         let _held = self.outputs.builds.hold(contents.heap_bytes());
         let mut superseded = Superseded::new();
-        resolve_since(&contents, &Version::default(), base, &mut superseded)?;
+        resolve_since(
+            &contents,
+            &Version::default(),
+            flushing.base,
+            &mut superseded,
+        )?;
         let output = if contents.has_no_rows() {
             None
         } else {
-            Some(self.write_flushed(info, memtable, &contents, job)?)
+            Some(self.write_flushed(flushing, &contents)?)
         };
         let graphs = &self.options.graph;
-        let report = FlushReport::of(info, &contents, output.as_ref(), graphs);
-        let superseded =
-            self.commit_flush(info.id, memtable, base, &contents, superseded, output, job)?;
+        let report = FlushReport::of(flushing.info, &contents, output.as_ref(), graphs);
+        let superseded = self.commit_flush(flushing, &contents, superseded, output)?;
         Ok(superseded.map(|superseded_rows| FlushReport {
             superseded_rows,
-            bytes_written: job.bytes_written(),
+            bytes_written: flushing.job.bytes_written(),
             ..report
         }))
     }
@@ -139,13 +145,13 @@ impl Core {
     /// build graph after graph to throw them away, and stall meanwhile. The policy
     /// sees to it that what is left without a graph gets it; where merges are off,
     /// nothing is left.
-    fn write_flushed(
-        &self,
-        info: &CollectionInfo,
-        memtable: &Memtable,
-        contents: &Contents,
-        job: &Job<'_>,
-    ) -> Result<Written> {
+    fn write_flushed(&self, flushing: &Flushing<'_>, contents: &Contents) -> Result<Written> {
+        let Flushing {
+            info,
+            memtable,
+            job,
+            ..
+        } = flushing;
         let wrote = |bytes| job.wrote(bytes);
         let closing = || self.cancel.load(Ordering::Relaxed);
         let rows = MemtableRows::new(memtable, contents, &closing, &self.outputs.builds);
@@ -206,14 +212,18 @@ impl Core {
     /// How many rows the flush superseded; `None` if the collection was dropped.
     fn commit_flush(
         &self,
-        id: CollectionId,
-        memtable: &Memtable,
-        base: &Version,
+        flushing: &Flushing<'_>,
         contents: &Contents,
         mut superseded: Superseded,
         output: Option<Written>,
-        job: &Job<'_>,
     ) -> Result<Option<u64>> {
+        let &Flushing {
+            memtable,
+            base,
+            ref job,
+            ..
+        } = flushing;
+        let id = flushing.info.id;
         let mut manifest = self.manifest.lock();
         let (view, _) = self.published.get();
         let Some(collection) = view.collections.get(&id) else {

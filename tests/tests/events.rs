@@ -204,7 +204,7 @@ fn a_flush_says_what_lies_on_the_disk() {
         (report.segment, report.rows, report.superseded_rows),
         (None, 0, 3)
     );
-    let newest = f.files(".deletions").into_iter().last().expect("one");
+    let newest = f.files(".deletions").into_iter().next_back().expect("one");
     assert_eq!(report.bytes_written, newest.1);
     let stats = f.db.stats();
     assert_eq!(stats.flush_time, Duration::from_secs(3));
