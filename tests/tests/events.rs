@@ -302,7 +302,9 @@ fn estimate_error(estimate: u64, truth: u64) -> f64 {
 /// Kept or built, why, and what the sample said before and after.
 #[test]
 fn a_merge_says_what_became_of_the_graph() {
-    let f = Fixture::new(3, options().auto_compact(false));
+    // So few neighbours that not all are found.
+    let poor = GraphOptions::new().min_rows(100).max_degree(6);
+    let f = Fixture::new(3, options().auto_compact(false).graph(poor));
     f.load(0..3_000);
     let of_flush = *f.heard.one_flush().graph.graph().expect("one");
     f.load(3_000..3_090);
@@ -318,6 +320,10 @@ fn a_merge_says_what_became_of_the_graph() {
     assert_eq!(kept.recall_built, of_flush.recall);
     assert_eq!(f.db.stats().least_sampled_recall, Some(kept.recall));
     assert!(kept.recall >= kept.recall_built - 0.01);
+    assert!(
+        kept.recall != kept.recall_built,
+        "else nothing below tells them apart"
+    );
     assert_eq!(f.db.stats().graphs_kept, 1);
 
     // Half as many again are too many, and the sample is that of the larger graph.
@@ -779,6 +785,34 @@ fn everything_is_told_before_the_end() {
             assert!(told.load(Ordering::Relaxed) >= flushed.min(1));
         });
     }
+}
+
+/// Who closes waits for the callback, which closes, too.
+#[test]
+fn a_callback_may_close_what_is_being_closed() {
+    in_time(|| {
+        let handle: Arc<OnceLock<Db>> = Arc::default();
+        let inside = Arc::clone(&handle);
+        let (sender, told) = mpsc::channel();
+        let dir = tempfile::tempdir().expect("dir");
+        let options = options()
+            .background(Background::Threads)
+            .on_event(move |_| {
+                sender.send(()).expect("somebody waits");
+                // Long enough for the other to be in the middle of it.
+                std::thread::sleep(Duration::from_millis(200));
+                let db = inside.get().expect("it is open");
+                db.close().expect("it is closed already");
+            });
+        let db = Db::open(dir.path(), options).expect("opens");
+        handle.set(db.clone()).expect("once");
+        let of_rows = CollectionOptions::new(DIMENSION as u32, Metric::L2);
+        let c = db.create_collection("c", of_rows).expect("made");
+        c.put(1u64, &[1.0; DIMENSION]).expect("written");
+        db.flush().expect("flushed");
+        told.recv().expect("told");
+        db.close().expect("closes");
+    });
 }
 
 /// Sums of what events say, of flushes and of merges.
