@@ -8,7 +8,7 @@
 
 use esker_segment::{GraphParams, GraphStats};
 
-use crate::policy::{MAX_GENERATION, MAX_RECALL_LOSS};
+use crate::policy::{MAX_GENERATION, least_recall};
 
 /// What an insertion costs, in graph rows built from nothing.
 const INSERTED: f64 = 3.0;
@@ -80,7 +80,7 @@ pub fn graph_work(inputs: &[GraphInput], params: &GraphParams) -> GraphWork {
         GraphWork::Build(BuildReason::Cost)
     } else if graph.generation >= MAX_GENERATION {
         GraphWork::Build(BuildReason::Generation)
-    } else if graph.sampled_recall < graph.built_recall - MAX_RECALL_LOSS {
+    } else if graph.sampled_recall < least_recall(graph.built_recall, graph.sampled_rows) {
         GraphWork::Build(BuildReason::Recall)
     } else {
         GraphWork::Keep(at)
@@ -109,6 +109,7 @@ mod tests {
                 max_degree: 32,
                 alpha: 1.3,
                 generation,
+                sampled_rows: 200,
                 sampled_recall: 0.95,
                 built_recall: 0.955,
                 ..GraphStats::default()
@@ -158,10 +159,16 @@ mod tests {
         assert_eq!(work(&[tired, bare(900)]), build(BuildReason::Generation));
         let mut worse = large;
         worse.graph = worse.graph.map(|graph| GraphStats {
-            sampled_recall: 0.944,
+            sampled_recall: 0.929,
             ..graph
         });
         assert_eq!(work(&[worse, bare(900)]), build(BuildReason::Recall));
+        let mut chance = large;
+        chance.graph = chance.graph.map(|graph| GraphStats {
+            sampled_recall: 0.932,
+            ..graph
+        });
+        assert_eq!(work(&[chance, bare(900)]), GraphWork::Keep(0));
         let mut other = large;
         other.graph = other.graph.map(|graph| GraphStats {
             max_degree: 48,

@@ -15,5 +15,5 @@ pub use cost::{BuildReason, GraphInput, GraphWork, graph_work};
 pub use merge::{MergeInput, MergedRows, carry_over};
 pub use policy::{
     GraphDescription, GraphState, MAX_GENERATION, MAX_RECALL_LOSS, MAX_ROWS, Plan, Policy, Reason,
-    SegmentDescription,
+    SegmentDescription, least_recall,
 };

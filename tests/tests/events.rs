@@ -319,7 +319,7 @@ fn a_merge_says_what_became_of_the_graph() {
     assert_eq!(kept.recall_before, Some(of_flush.recall));
     assert_eq!(kept.recall_built, of_flush.recall);
     assert_eq!(f.db.stats().least_sampled_recall, Some(kept.recall));
-    assert!(kept.recall >= kept.recall_built - 0.01);
+    assert!(kept.recall >= kept.recall_built - 0.05);
     assert!(
         kept.recall != kept.recall_built,
         "else nothing below tells them apart"

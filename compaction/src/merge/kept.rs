@@ -12,7 +12,7 @@ use esker_segment::{
 
 use super::{MergeInput, MergedRows};
 use crate::cost::{GraphInput, GraphWork, graph_work};
-use crate::policy::MAX_RECALL_LOSS;
+use crate::policy::least_recall;
 
 impl<'a, S: SectionSource> MergedRows<'a, S> {
     /// The same; if they get a graph of these parameters it is made out of that of an
@@ -70,7 +70,8 @@ impl<S: SectionSource> KeptGraph for MergedRows<'_, S> {
     }
 
     fn least_recall(&self) -> f32 {
-        self.kept_stats().built_recall - MAX_RECALL_LOSS
+        let stats = self.kept_stats();
+        least_recall(stats.built_recall, stats.sampled_rows)
     }
 
     fn number(&self, row: Row) -> Option<Row> {

@@ -22,8 +22,19 @@ pub const MAX_ROWS: u64 = MAX_GRAPH_ROWS as u64;
 /// Merges that may reuse a graph before it is built anew.
 pub const MAX_GENERATION: u32 = 5;
 
-/// What a graph that merges reused may have lost of the recall that it was built with.
+/// What a graph that merges reused may have lost of the recall that it was built with,
+/// besides what chance may make of a sample.
 pub const MAX_RECALL_LOSS: f32 = 0.01;
+
+/// The least recall that a sample of so many rows may find of a graph that was built with
+/// another: below it more than [`MAX_RECALL_LOSS`] is lost. Room is left for a standard
+/// error, at most that of rows which find all of their neighbours or none.
+#[must_use]
+pub fn least_recall(built: f32, sampled_rows: u32) -> f32 {
+    let built = built.clamp(0.0, 1.0);
+    let error = (built * (1.0 - built) / sampled_rows.max(1) as f32).sqrt();
+    built - MAX_RECALL_LOSS - error
+}
 
 /// A segment without a graph that is so many times larger than the load that is being
 /// gathered comes first: under steady writes some small merge is always due.
@@ -40,7 +51,9 @@ pub struct GraphDescription {
     pub generation: u32,
     /// Recall of a sample of rows, when it was written.
     pub sampled_recall: f32,
-    /// The same when it was built from nothing, if that is known.
+    /// Rows of that sample.
+    pub sampled_rows: u32,
+    /// The same recall when it was built from nothing, if that is known.
     pub built_recall: Option<f32>,
 }
 
@@ -48,7 +61,7 @@ impl GraphDescription {
     /// Whether it should be built anew. One of generation zero never is.
     #[must_use]
     pub fn is_worn(&self) -> bool {
-        let lost = |built: f32| built - self.sampled_recall > MAX_RECALL_LOSS;
+        let lost = |built| self.sampled_recall < least_recall(built, self.sampled_rows);
         self.generation >= MAX_GENERATION
             || self.generation > 0 && self.built_recall.is_some_and(lost)
     }

@@ -13,6 +13,7 @@ fn graph(generation: u32, sampled_recall: f32) -> GraphState {
     GraphState::Present(GraphDescription {
         generation,
         sampled_recall,
+        sampled_rows: 200,
         built_recall: Some(0.98),
     })
 }
@@ -166,8 +167,8 @@ fn a_worn_graph_is_built_anew() {
     let due = (Some(Reason::WornGraph), vec![0]);
     for (worn, graph) in [
         (true, graph(MAX_GENERATION, 0.98)),
-        (false, graph(MAX_GENERATION - 1, 0.9701)),
-        (true, graph(1, 0.9699)),
+        (false, graph(MAX_GENERATION - 1, 0.9602)),
+        (true, graph(1, 0.9599)),
         (false, graph(0, 0.5)),
         (false, GraphState::Unopened),
     ] {
@@ -181,6 +182,7 @@ fn a_worn_graph_is_built_anew() {
     let unknown = GraphDescription {
         generation: 4,
         sampled_recall: 0.1,
+        sampled_rows: 200,
         built_recall: None,
     };
     assert!(!unknown.is_worn());

@@ -25,10 +25,12 @@ fn graph() -> impl Strategy<Value = GraphState> {
     ];
     let built = prop::option::of(recall.clone());
     let present =
-        (any::<u32>(), recall, built).prop_map(|(generation, sampled_recall, built_recall)| {
+        (any::<[u32; 2]>(), recall, built).prop_map(|(numbers, sampled_recall, built_recall)| {
+            let [generation, sampled_rows] = numbers;
             GraphState::Present(GraphDescription {
                 generation,
                 sampled_recall,
+                sampled_rows,
                 built_recall,
             })
         });

@@ -53,6 +53,7 @@ pub(crate) fn graph_of(rows: u64, generation: u32) -> GraphState {
     GraphState::Present(GraphDescription {
         generation,
         sampled_recall: BUILT_RECALL - LOSS * generation as f32,
+        sampled_rows: 200,
         built_recall: Some(BUILT_RECALL),
     })
 }

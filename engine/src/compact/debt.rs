@@ -75,6 +75,7 @@ fn output(id: u64, rows: u64, bytes: u64, has_graph: bool) -> SegmentDescription
     let fresh = GraphDescription {
         generation: 0,
         sampled_recall: 1.0,
+        sampled_rows: 0,
         built_recall: None,
     };
     SegmentDescription {

@@ -67,6 +67,7 @@ impl Core {
             Some(Some(graph)) => GraphState::Present(GraphDescription {
                 generation: graph.generation,
                 sampled_recall: graph.sampled_recall,
+                sampled_rows: graph.sampled_rows,
                 built_recall: Some(graph.built_recall),
             }),
             _ if !self.options.graph.wanted(live_rows) => GraphState::Unwanted,

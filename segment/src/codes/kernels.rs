@@ -134,6 +134,27 @@ impl Bytes {
         Self::new(packing, components, Isa::best())
     }
 
+    /// Makes the query of a code of bytes, each a component plus 128, in the memory of
+    /// this one, which is of bytes and as long; the sum of its components.
+    pub(crate) fn refill(&mut self, code: &[u8]) -> i32 {
+        let rest = match self.isa.ends_with_overlap(self.len) {
+            true => self.len % self.isa.width(),
+            false => 0,
+        };
+        let places = self.components.len();
+        if self.packing != Packing::Bytes || code.len() != self.len || places < self.len {
+            return 0;
+        }
+        let (head, tail) = code.split_at(code.len() - rest);
+        let (first, last) = self.components.split_at_mut(places - rest);
+        let mut total = 0;
+        for (place, code) in first.iter_mut().zip(head).chain(last.iter_mut().zip(tail)) {
+            *place = (code ^ 0x80) as i8;
+            total += i32::from(*place);
+        }
+        total
+    }
+
     /// Bytes of a code.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -17,12 +17,10 @@ mod rotation;
 
 pub use bounds::{CodedQuery, CodedRows, RowCodec};
 pub(crate) use encode::{Centre, Codec};
-pub(crate) use kernels::Table;
+pub(crate) use kernels::{Bytes, Packing, Table};
 pub(crate) use query::CodeQuery;
 
 use std::fmt;
-
-use kernels::Packing;
 
 /// How the engine's own copies of vectors are compressed. The vectors themselves
 /// are stored as they were put, whatever this is.

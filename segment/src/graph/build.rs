@@ -13,8 +13,9 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::SegmentError;
 use crate::graph::adjacency::Adjacency;
+use crate::graph::coded::CodedRow;
 use crate::graph::executor::{Executor, map};
-use crate::graph::prune::{Limits, PruneScratch, prune};
+use crate::graph::prune::{Limits, PruneScratch, admit, prune};
 use crate::graph::random::SplitMix;
 use crate::graph::vectors::BuildVectors;
 use crate::graph::walk::{Space, WalkScratch, one_by_one, walk};
@@ -238,19 +239,22 @@ impl<'a> Builder<'a> {
         results.into_iter().collect()
     }
 
-    /// Chooses among the candidates in hand.
-    fn prune(&self, row: u32, alpha: f32, scratch: &mut Scratch) {
+    fn limits(&self, alpha: f32) -> Limits {
         let max_degree = self.params.max_degree as usize;
-        let limits = Limits {
+        Limits {
             max_degree,
             least_degree: self.vectors.least_degree(max_degree),
             alpha,
-        };
+        }
+    }
+
+    /// Chooses among the candidates in hand.
+    fn prune(&self, row: u32, alpha: f32, scratch: &mut Scratch) {
         prune(
             self.vectors,
             row,
             &scratch.candidates,
-            limits,
+            self.limits(alpha),
             &mut scratch.prune,
             &mut scratch.chosen,
         );
@@ -258,11 +262,7 @@ impl<'a> Builder<'a> {
 
     /// The neighbours of a row by what a walk to it meets.
     fn choose(&self, row: u32, alpha: f32, l: usize, scratch: &mut Scratch) {
-        let space = FromRow {
-            vectors: self.vectors,
-            graph: &self.graph,
-            row,
-        };
+        let space = FromRow::by_codes(self.vectors, &self.graph, row);
         let candidates = &mut scratch.candidates;
         candidates.clear();
         let Ok(_) = walk(
@@ -275,8 +275,10 @@ impl<'a> Builder<'a> {
                 Ok(true)
             },
         );
-        let before = self.graph.neighbors(row).iter();
-        candidates.extend(before.map(|other| (self.vectors.between(row, *other), *other)));
+        let before = self.graph.neighbors(row).iter().copied();
+        let distances = &mut scratch.prune.distances;
+        let distances = self.vectors.distances(row, before.clone(), distances);
+        candidates.extend(distances.iter().copied().zip(before));
         self.prune(row, alpha, scratch);
     }
 
@@ -301,13 +303,44 @@ impl<'a> Builder<'a> {
     pub(super) fn cut(&self, row: u32, alpha: f32, scratch: &mut Scratch) {
         let candidates = &mut scratch.candidates;
         candidates.clear();
-        let chosen = scratch.chosen.iter();
-        candidates.extend(chosen.map(|other| (self.vectors.between(row, *other), *other)));
+        let chosen = scratch.chosen.iter().copied();
+        let distances = &mut scratch.prune.distances;
+        let distances = self.vectors.distances(row, chosen.clone(), distances);
+        candidates.extend(distances.iter().copied().zip(chosen));
         self.prune(row, alpha, scratch);
     }
 
+    /// Shortens the list in hand, of which those that `is_offer` came since it was pruned.
+    pub(super) fn admit(&self, row: u32, is_offer: impl Fn(u32) -> bool, scratch: &mut Scratch) {
+        let (mut offers, mut list) = (Vec::new(), Vec::new());
+        for &other in &scratch.chosen {
+            match is_offer(other) {
+                true => offers.push(other),
+                false => list.push(other),
+            }
+        }
+        admit(
+            self.vectors,
+            row,
+            (&list, &offers),
+            self.limits(self.params.alpha),
+            &mut scratch.prune,
+            &mut scratch.chosen,
+        );
+    }
+
     /// Prunes what exceeds R, and drops the slack.
-    pub(super) fn finish(mut self) -> Result<Adjacency, SegmentError> {
+    pub(super) fn finish(self) -> Result<Adjacency, SegmentError> {
+        self.finish_by(|builder, row, scratch| {
+            builder.cut(row, builder.params.alpha, scratch);
+        })
+    }
+
+    /// The same with another way to shorten the list in hand, that of a row.
+    pub(super) fn finish_by(
+        mut self,
+        shorten: impl Fn(&Self, u32, &mut Scratch) + Sync,
+    ) -> Result<Adjacency, SegmentError> {
         let degree = self.params.max_degree as usize;
         let is_long = |row: &u32| self.graph.neighbors(*row).len() > degree;
         let long: Vec<u32> = (0..self.graph.rows()).filter(is_long).collect();
@@ -316,7 +349,7 @@ impl<'a> Builder<'a> {
             scratch
                 .chosen
                 .extend_from_slice(builder.graph.neighbors(row));
-            builder.cut(row, builder.params.alpha, scratch);
+            shorten(builder, row, scratch);
             Ok(row)
         })?;
         self.graph.narrow(degree);
@@ -329,13 +362,42 @@ pub(crate) struct FromRow<'a> {
     pub(crate) vectors: &'a BuildVectors,
     pub(crate) graph: &'a Adjacency,
     pub(crate) row: u32,
+    /// The row as codes have it, if distances are theirs.
+    coded: Option<CodedRow>,
+}
+
+impl<'a> FromRow<'a> {
+    /// By vectors.
+    pub(crate) fn exact(vectors: &'a BuildVectors, graph: &'a Adjacency, row: u32) -> Self {
+        Self {
+            vectors,
+            graph,
+            row,
+            coded: None,
+        }
+    }
+
+    /// By what neighbours are chosen by.
+    fn by_codes(vectors: &'a BuildVectors, graph: &'a Adjacency, row: u32) -> Self {
+        Self {
+            coded: vectors.coded_row(row),
+            ..Self::exact(vectors, graph, row)
+        }
+    }
 }
 
 impl Space for FromRow<'_> {
     type Error = Infallible;
 
     #[inline]
-    fn each_distance(&self, rows: &[u32], emit: impl FnMut(f32)) -> Result<(), Infallible> {
+    fn each_distance(&self, rows: &[u32], mut emit: impl FnMut(f32)) -> Result<(), Infallible> {
+        if let Some(coded) = &self.coded
+            && self
+                .vectors
+                .each_coded(coded, rows.iter().copied(), &mut emit)
+        {
+            return Ok(());
+        }
         let bytes = size_of_val(self.vectors.row(0));
         let between = |row| Ok(self.vectors.between(self.row, row));
         one_by_one(rows, bytes, |row| self.vectors.prefetch(row), between, emit)

@@ -103,10 +103,19 @@ pub(crate) fn build(
     let wounded = kept.copy(&mut builder)?;
     kept.find_substitutes(&builder)?;
     kept.mend(&mut builder, &wounded)?;
-    let new = insert_new(&kept, &mut builder)?;
-    let adjacency = builder.finish()?;
+    let flags = kept.new_rows(vectors.rows());
+    let is_new = |row: u32| flags.get(row as usize) == Some(&true);
+    let new: Vec<u32> = (0..vectors.rows()).filter(|row| is_new(*row)).collect();
+    insert(&new, &mut builder)?;
+    let adjacency = builder.finish_by(|builder, row, scratch| {
+        if is_new(row) {
+            builder.cut(row, builder.params.alpha, scratch);
+        } else {
+            builder.admit(row, is_new, scratch);
+        }
+    })?;
     Ok(Some(Extended {
-        order: order(&kept, &adjacency, &new),
+        order: order(&kept, &adjacency, &new, is_new),
         adjacency,
         new_rows: new.len() as u32,
     }))
@@ -135,6 +144,17 @@ impl<'a> Kept<'a> {
     fn live(&self) -> impl Iterator<Item = u32> {
         let numbers = self.numbers.iter().copied();
         numbers.filter(|number| *number != NO_ROW)
+    }
+
+    /// Of so many rows of the source, those that the graph does not have.
+    fn new_rows(&self, rows: u32) -> Vec<bool> {
+        let mut is_new = vec![true; rows as usize];
+        for number in self.live() {
+            if let Some(new) = is_new.get_mut(number as usize) {
+                *new = false;
+            }
+        }
+        is_new
     }
 
     fn number(&self, row: Row) -> u32 {
@@ -283,22 +303,14 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// Inserts the rows that the graph did not have; they, ascending.
-fn insert_new(kept: &Kept<'_>, builder: &mut Builder<'_>) -> Result<Vec<u32>, SegmentError> {
-    let mut is_new = vec![true; builder.vectors.rows() as usize];
-    for number in kept.live() {
-        if let Some(new) = is_new.get_mut(number as usize) {
-            *new = false;
-        }
-    }
-    let new = (0u32..).zip(&is_new).filter(|(_, new)| **new);
-    let new: Vec<u32> = new.map(|(row, _)| row).collect();
+/// Inserts rows in batches that grow with the graph.
+fn insert(new: &[u32], builder: &mut Builder<'_>) -> Result<(), SegmentError> {
     let shuffled = shuffled(new.len() as u32, builder.params.seed);
     let mixed = shuffled
         .iter()
         .filter_map(|at| new.get(*at as usize).copied());
     let mixed: Vec<u32> = mixed.collect();
-    let largest = (is_new.len() / BATCH_SHARE).max(1);
+    let largest = (builder.vectors.rows() as usize / BATCH_SHARE).max(1);
     let mut rest = &mixed[..];
     let mut size = FIRST_BATCH.min(largest);
     while !rest.is_empty() {
@@ -306,15 +318,19 @@ fn insert_new(kept: &Kept<'_>, builder: &mut Builder<'_>) -> Result<Vec<u32>, Se
         builder.insert(batch, builder.params.alpha, L)?;
         (rest, size) = (after, (2 * size).min(largest));
     }
-    Ok(new)
+    Ok(())
 }
 
 /// Kept rows as they lay, new ones each behind the kept row that its edges name first.
-fn order(kept: &Kept<'_>, graph: &Adjacency, new: &[u32]) -> Vec<u32> {
-    let is_new = |row: &u32| new.binary_search(row).is_ok();
+fn order(
+    kept: &Kept<'_>,
+    graph: &Adjacency,
+    new: &[u32],
+    is_new: impl Fn(u32) -> bool,
+) -> Vec<u32> {
     let anchor = |row: u32| {
-        let list = graph.neighbors(row).iter();
-        list.copied().find(|to| !is_new(to)).unwrap_or(NO_ROW)
+        let mut list = graph.neighbors(row).iter().copied();
+        list.find(|to| !is_new(*to)).unwrap_or(NO_ROW)
     };
     let mut placed: Vec<(u32, u32)> = new.iter().map(|row| (anchor(*row), *row)).collect();
     placed.sort_unstable();

@@ -8,6 +8,7 @@
 
 mod adjacency;
 mod build;
+mod coded;
 mod executor;
 mod extend;
 mod order;
@@ -123,20 +124,28 @@ pub(crate) fn build(
             rows.rows()
         )));
     }
-    let vectors = BuildVectors::read(rows, metric, dimension)?;
+    let mut vectors = BuildVectors::read(rows, metric, dimension)?;
     let check = || rows.check_cancelled();
+    let truth = recall::Truth::new(&vectors, executor, &check)?;
+    let kept = rows.kept_graph();
+    if wants_codes(&vectors, kept.is_some()) {
+        let coded = coded::Coded::new(&vectors, executor, &check)?;
+        if coded.is_faithful(&vectors, truth.pairs()) {
+            vectors.choose_by(coded);
+        }
+    }
     let builder = match params.builder {
         GraphBuilder::Leaves if vectors.rows() < LEAST_LEAF_ROWS => GraphBuilder::Insertion,
         asked => asked,
     };
     let work = Work {
         vectors: &vectors,
+        truth: &truth,
         params,
         builder,
         executor,
         check: &check,
     };
-    let kept = rows.kept_graph();
     let (edges, kept) = match kept.map(|kept| work.out_of(kept)).transpose()?.flatten() {
         Some(edges) => (edges, kept),
         None => (work.build_anew()?, None),
@@ -167,6 +176,21 @@ pub(crate) fn build(
     })
 }
 
+/// Components from which on a build chooses neighbours by codes: shorter vectors are
+/// nearly as soon compared as their codes, and cost no encoding. Walks gain more.
+const LEAST_CODED: usize = 256;
+const LEAST_CODED_WALKS: usize = 64;
+
+/// Whether neighbours shall be chosen by codes.
+fn wants_codes(vectors: &BuildVectors, walks: bool) -> bool {
+    let least = if walks {
+        LEAST_CODED_WALKS
+    } else {
+        LEAST_CODED
+    };
+    vectors.rows() >= LEAST_LEAF_ROWS && vectors.dimension() >= least
+}
+
 /// A connected graph of all rows, and their order if it has one.
 struct Edges {
     adjacency: Adjacency,
@@ -179,6 +203,7 @@ struct Edges {
 /// What either way to a graph takes.
 struct Work<'a> {
     vectors: &'a BuildVectors,
+    truth: &'a recall::Truth,
     params: &'a GraphParams,
     builder: GraphBuilder,
     executor: &'a dyn Executor,
@@ -218,7 +243,8 @@ impl Work<'_> {
     ) -> Result<Edges, SegmentError> {
         let vectors = self.vectors;
         let repaired = reach::connect(vectors, &mut adjacency, self.check)?;
-        let sample = recall::sample(vectors, &adjacency, self.executor, self.check)?;
+        let truth = self.truth;
+        let sample = truth.found(vectors, &adjacency, self.executor, self.check)?;
         Ok(Edges {
             adjacency,
             order,

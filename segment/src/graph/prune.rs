@@ -11,7 +11,7 @@
 //! neighbours, none twice, never the row itself. Must not know: the graph.
 
 use crate::graph::pool::{entry_of, parts_of};
-use crate::graph::vectors::BuildVectors;
+use crate::graph::vectors::{BuildVectors, Distances};
 
 /// Memory of prunes, used again and again.
 #[derive(Debug, Default)]
@@ -20,6 +20,7 @@ pub(crate) struct PruneScratch {
     entries: Vec<u64>,
     /// Candidates that may still be chosen, nearest first.
     waiting: Vec<Waiting>,
+    pub(crate) distances: Distances,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +58,11 @@ pub(crate) fn prune(
     out: &mut Vec<u32>,
 ) {
     out.clear();
-    let PruneScratch { entries, waiting } = scratch;
+    let PruneScratch {
+        entries,
+        waiting,
+        distances,
+    } = scratch;
     entries.clear();
     let others = candidates.iter().filter(|(_, other)| *other != row);
     entries.extend(others.map(|&(distance, other)| entry_of(distance, other)));
@@ -89,7 +94,9 @@ pub(crate) fn prune(
                 continue;
             }
             out.push(next.row);
-            occlude(vectors, next.row, at, limits.alpha, waiting);
+            let rest = waiting.get(at..).unwrap_or_default().iter();
+            let between = vectors.distances(next.row, rest.map(|other| other.row), distances);
+            occlude(between, at, limits.alpha, waiting);
         }
         waiting.truncate(passed);
     }
@@ -103,27 +110,106 @@ pub(crate) fn prune(
     }
 }
 
-/// Tells the candidates from `first` on that a row is chosen, and drops those that no
-/// factor up to alpha can choose any more. They stay in order, and are moved without a
-/// branch: which of them go is as good as random.
-fn occlude(
+/// Chooses among a row's `list`, which was pruned before, and `offers` that came since,
+/// with a fraction of the comparisons: the list's rows are compared with offers alone. Who
+/// is in the list stays unless a nearer offer occludes it; an offer is left out where
+/// [`prune`] would leave it out.
+pub(crate) fn admit(
     vectors: &BuildVectors,
-    chosen: u32,
-    first: usize,
-    alpha: f32,
-    waiting: &mut Vec<Waiting>,
+    row: u32,
+    (list, offers): (&[u32], &[u32]),
+    limits: Limits,
+    scratch: &mut PruneScratch,
+    out: &mut Vec<u32>,
 ) {
+    let PruneScratch {
+        waiting, distances, ..
+    } = scratch;
+    out.clear();
+    out.extend(offers.iter().chain(list));
+    let found = vectors.distances(row, out.iter().copied(), distances);
+    waiting.clear();
+    waiting.extend(out.iter().zip(found).map(|(&row, &distance)| Waiting {
+        row,
+        distance,
+        occluded: 0.0,
+    }));
+    let (new, old) = waiting.split_at_mut(offers.len());
+    let second = second_round(old);
+    for other in old.iter_mut().skip(second) {
+        // By whom is not known; not by more than alpha.
+        other.occluded = limits.alpha;
+    }
+    new.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.row.cmp(&b.row)));
+    for at in 0..new.len() {
+        let (before, rest) = new.split_at_mut(at);
+        let Some(next) = rest.first_mut() else { break };
+        out.clear();
+        out.extend(before.iter().chain(&*old).map(|other| other.row));
+        let between = vectors.distances(next.row, out.iter().copied(), distances);
+        for (other, between) in before.iter().chain(&*old).zip(between) {
+            if other.occluded <= limits.alpha && other.distance <= next.distance {
+                next.occluded = next.occluded.max(ratio(next.distance, *between));
+            }
+        }
+        if next.occluded > limits.alpha {
+            continue;
+        }
+        for (other, between) in old.iter_mut().zip(between.iter().skip(at)) {
+            if other.distance > next.distance {
+                other.occluded = other.occluded.max(ratio(other.distance, *between));
+            }
+        }
+    }
+    // As two rounds choose: first whom nobody occludes, then whom nobody does by alpha.
+    waiting.sort_unstable_by(|a, b| {
+        let order = round(a, limits.alpha).cmp(&round(b, limits.alpha));
+        let order = order.then(a.distance.total_cmp(&b.distance));
+        order.then(a.row.cmp(&b.row))
+    });
+    let chosen = waiting.iter().filter(|a| round(a, limits.alpha) < 2);
+    let count = chosen.take(limits.max_degree).count();
+    out.clear();
+    let nearest = waiting.iter().map(|other| other.row);
+    out.extend(nearest.take(count.max(limits.least_degree)));
+}
+
+/// In which round of [`prune`] a row is chosen; 2 for none.
+fn round(other: &Waiting, alpha: f32) -> u8 {
+    u8::from(other.occluded > 1.0) + u8::from(other.occluded > alpha)
+}
+
+/// Where the neighbours begin that the second round of [`prune`] chose: both rounds choose
+/// nearer rows first, so at the largest step back, if there is one.
+fn second_round(list: &[Waiting]) -> usize {
+    let steps = list.iter().zip(list.iter().skip(1)).zip(1..);
+    let steps = steps.map(|((a, b), at)| (ratio(a.distance, b.distance), at));
+    let largest = steps.max_by(|a, b| a.0.total_cmp(&b.0));
+    largest
+        .filter(|(step, _)| *step > 1.0)
+        .map_or(list.len(), |(_, at)| at)
+}
+
+/// How far a row at some distance is occluded by one that lies so far from it.
+fn ratio(distance: f32, between: f32) -> f32 {
+    if between > 0.0 {
+        distance / between
+    } else {
+        TAKEN
+    }
+}
+
+/// Tells the candidates from `first` on, which lie so far `between` from a row that is
+/// chosen, that it is, and drops those that no factor up to alpha can choose any more.
+/// They stay in order, and are moved without a branch: which of them go is as good as
+/// random.
+fn occlude(between: &[f32], first: usize, alpha: f32, waiting: &mut Vec<Waiting>) {
     let mut kept = first;
-    for i in first..waiting.len() {
+    for (i, &between) in (first..).zip(between) {
         let Some(&(mut other)) = waiting.get(i) else {
             break;
         };
-        let between = vectors.between(chosen, other.row);
-        other.occluded = if between > 0.0 {
-            other.occluded.max(other.distance / between)
-        } else {
-            TAKEN
-        };
+        other.occluded = other.occluded.max(ratio(other.distance, between));
         if let Some(place) = waiting.get_mut(kept) {
             *place = other;
         }

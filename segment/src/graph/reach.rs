@@ -59,11 +59,7 @@ pub(crate) fn connect(
                     .total_cmp(&vectors.between(row, *b))
             });
         if host.is_none() {
-            let space = FromRow {
-                vectors,
-                graph,
-                row,
-            };
+            let space = FromRow::exact(vectors, graph, row);
             let start = graph.start();
             let go_on = |_, walked: &Walk| Ok(walked.visited < MOST_EXPANDED);
             let Ok(_) = walk(&space, start, CANDIDATES, &mut scratch, go_on);

@@ -50,35 +50,63 @@ pub(crate) struct Sample {
     pub(crate) recall: f32,
 }
 
-pub(crate) fn sample(
-    vectors: &BuildVectors,
-    graph: &Adjacency,
-    executor: &dyn Executor,
-    check: Check<'_>,
-) -> Result<Sample, SegmentError> {
-    let rows = vectors.rows();
-    let count = (rows / SHARE).clamp(LEAST_SAMPLES, MOST_SAMPLES).min(rows);
-    let samples = chosen(vectors, count as usize);
-    let wanted = K.min(rows as usize - 1);
-    let near = nearest(vectors, &samples, wanted + SPARE, executor, check)?;
-    let samples = samples.into_iter().zip(near);
-    // Those whose neighbours are not known tell nothing.
-    let samples = samples.filter(|(_, near)| near.len() >= wanted);
-    let samples: Vec<(u32, Vec<(f32, u32)>)> = samples.collect();
-    let found = map(executor, samples.len(), |n| {
-        check()?;
-        let sample = samples.get(n);
-        Ok(sample.map_or(0, |(row, near)| {
-            found_of(vectors, graph, *row, near, wanted)
-        }))
-    });
-    let found: Vec<usize> = found.into_iter().collect::<Result<_, SegmentError>>()?;
-    let all = (wanted * samples.len()).max(1);
-    let recall = found.iter().sum::<usize>() as f32 / all as f32;
-    Ok(Sample {
-        rows: samples.len() as u32,
-        recall: if wanted == 0 { 1.0 } else { recall },
-    })
+/// Some rows, and those that are nearest to them.
+pub(crate) struct Truth {
+    rows: Vec<u32>,
+    /// Nearest first, with keys that order as distances do but for their last digits.
+    near: Vec<Vec<(f32, u32)>>,
+    /// Neighbours that each looks for.
+    wanted: usize,
+}
+
+impl Truth {
+    pub(crate) fn new(
+        vectors: &BuildVectors,
+        executor: &dyn Executor,
+        check: Check<'_>,
+    ) -> Result<Self, SegmentError> {
+        let all = vectors.rows();
+        let count = (all / SHARE).clamp(LEAST_SAMPLES, MOST_SAMPLES).min(all);
+        let rows = chosen(vectors, count as usize);
+        let wanted = K.min(all as usize - 1);
+        let near = nearest(vectors, &rows, wanted + SPARE, executor, check)?;
+        // Those whose neighbours are not known tell nothing.
+        let known = rows.into_iter().zip(near);
+        let (rows, near) = known.filter(|(_, near)| near.len() >= wanted).unzip();
+        Ok(Self { rows, near, wanted })
+    }
+
+    /// Pairs of near rows.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (u32, u32)> {
+        let lists = self.rows.iter().zip(&self.near);
+        lists.flat_map(|(row, near)| {
+            let near = near.iter().take(self.wanted);
+            near.map(|(_, other)| (*row, *other))
+        })
+    }
+
+    /// What walks of a graph find of it.
+    pub(crate) fn found(
+        &self,
+        vectors: &BuildVectors,
+        graph: &Adjacency,
+        executor: &dyn Executor,
+        check: Check<'_>,
+    ) -> Result<Sample, SegmentError> {
+        let found = map(executor, self.rows.len(), |n| {
+            check()?;
+            let row = self.rows.get(n).copied().unwrap_or_default();
+            let near = self.near.get(n).map_or(&[][..], Vec::as_slice);
+            Ok(found_of(vectors, graph, row, near, self.wanted))
+        });
+        let found: Vec<usize> = found.into_iter().collect::<Result<_, SegmentError>>()?;
+        let all = (self.wanted * self.rows.len()).max(1);
+        let recall = found.iter().sum::<usize>() as f32 / all as f32;
+        Ok(Sample {
+            rows: self.rows.len() as u32,
+            recall: if self.wanted == 0 { 1.0 } else { recall },
+        })
+    }
 }
 
 /// The rows whose vectors have the least hashes. A merge leaves most of them as they
@@ -227,11 +255,7 @@ fn found_of(
     let Some(bound) = wanted.checked_sub(1).and_then(|last| exact.get(last)) else {
         return 0;
     };
-    let space = FromRow {
-        vectors,
-        graph,
-        row,
-    };
+    let space = FromRow::exact(vectors, graph, row);
     let mut scratch = WalkScratch::default();
     let Ok(_) = walk(&space, graph.start(), L, &mut scratch, |_, _| Ok(true));
     scratch

@@ -328,6 +328,67 @@ fn a_prune_keeps_to_the_degree_and_to_rows_that_nothing_occludes() {
     assert_eq!(pruned_to(&copies, 9, 9, 1.2), [1, 4, 2, 3]);
 }
 
+/// A list of so many neighbours, pruned before, with offers put in.
+#[test]
+fn offers_are_admitted_much_as_a_prune_of_all_chooses() {
+    let mut random = SplitMix::new(9);
+    let mut unit = || random.below(2001) as f32 / 1000.0 - 1.0;
+    let rows: Vec<Vec<f32>> = (0..200).map(|_| (0..4).map(|_| unit()).collect()).collect();
+    let (mut same, mut all, mut least) = (0, 0, usize::MAX);
+    for metric in METRICS {
+        let vectors = super::vectors::BuildVectors::of(metric, 4, &rows).unwrap();
+        for row in 0..100u32 {
+            let limits = super::prune::Limits {
+                max_degree: 12,
+                least_degree: vectors.least_degree(12),
+                alpha: 1.2,
+            };
+            let mut scratch = super::prune::PruneScratch::default();
+            let mut prune = |others: &[u32]| {
+                let mut out = Vec::new();
+                let of = |other: &u32| (vectors.between(row, *other), *other);
+                let candidates: Vec<(f32, u32)> = others.iter().map(of).collect();
+                super::prune::prune(&vectors, row, &candidates, limits, &mut scratch, &mut out);
+                out
+            };
+            let others: Vec<u32> = (100..190).filter(|other| other % 3 != row % 3).collect();
+            let list = prune(&others);
+            let offers = [190 + row % 3, 193 + row % 4, 197 + row % 3];
+            let together = prune(&[&list[..], &offers].concat());
+            let mut admitted = Vec::new();
+            let lists = (&list[..], &offers[..]);
+            super::prune::admit(&vectors, row, lists, limits, &mut scratch, &mut admitted);
+            let chosen: BTreeSet<u32> = admitted.iter().copied().collect();
+            assert_eq!(chosen.len(), admitted.len(), "{admitted:?}");
+            assert!(admitted.len() <= 12);
+            let is_known = |other: &&u32| list.contains(other) || offers.contains(other);
+            assert_eq!(chosen.iter().filter(is_known).count(), chosen.len());
+            let exact: BTreeSet<u32> = together.iter().copied().collect();
+            same += exact.intersection(&chosen).count();
+            all += exact.len().max(chosen.len());
+            least = least.min(chosen.len());
+            // Where the list is not filled up: no offer is occluded by one that is nearer.
+            for offer in offers.iter().filter(|_| chosen.len() > limits.least_degree) {
+                let far = vectors.between(row, *offer);
+                let hides = |other: &&u32| {
+                    vectors.between(row, **other) < far
+                        && far > 1.2 * vectors.between(**other, *offer)
+                };
+                let hidden = list
+                    .iter()
+                    .find(hides)
+                    .filter(|other| chosen.contains(other));
+                assert!(
+                    hidden.is_none() || !chosen.contains(offer),
+                    "{hidden:?}, {offer}"
+                );
+            }
+        }
+    }
+    assert!(same * 100 >= all * 93, "{same} of {all}");
+    assert!(least > 2);
+}
+
 #[test]
 fn a_sampled_row_does_not_count_itself() {
     // On a line without edges each row finds the start, row 0, and only rows 1
@@ -335,7 +396,8 @@ fn a_sampled_row_does_not_count_itself() {
     let line: Vec<_> = (0..40).map(|row| vec![row as f32]).collect();
     let line = super::vectors::BuildVectors::of(Metric::L2, 1, &line).unwrap();
     let graph = super::Adjacency::new(40, 4, 0).unwrap();
-    let sample = super::recall::sample(&line, &graph, &Inline, &|| Ok(())).unwrap();
+    let truth = super::recall::Truth::new(&line, &Inline, &|| Ok(())).unwrap();
+    let sample = truth.found(&line, &graph, &Inline, &|| Ok(())).unwrap();
     assert_eq!(sample.rows, 20);
     let rows = super::recall::chosen(&line, 20);
     let hits = rows.iter().filter(|row| (1..=5).contains(*row)).count();
@@ -371,7 +433,8 @@ fn neighbours_far_from_the_origin_are_known_all_the_same() {
     let vectors = super::vectors::BuildVectors::of(Metric::L2, 4, &rows).unwrap();
     // No edges at all: nobody finds anything but the start.
     let graph = super::Adjacency::new(1_200, 4, 0).unwrap();
-    let sample = super::recall::sample(&vectors, &graph, &Inline, &|| Ok(())).unwrap();
+    let truth = super::recall::Truth::new(&vectors, &Inline, &|| Ok(())).unwrap();
+    let sample = truth.found(&vectors, &graph, &Inline, &|| Ok(())).unwrap();
     assert!(sample.rows >= 20, "{sample:?}");
     assert!(sample.recall < 0.1, "{sample:?}");
 }

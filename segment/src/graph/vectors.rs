@@ -15,7 +15,9 @@ use diskann_vector::distance::{Distance, Metric as Kernel};
 
 use crate::distance::{squared_norm, validate_vector};
 use crate::error::SegmentError;
+use crate::graph::coded::{Coded, CodedRow};
 use crate::graph::order::RowOrder;
+use crate::graph::walk::rows_ahead;
 use crate::id::Row;
 use crate::memory::Meter;
 use crate::metric::Metric;
@@ -32,9 +34,18 @@ pub(crate) struct BuildVectors {
     /// is stored.
     largest: f64,
     components: Pages<f32>,
+    /// Codes by which neighbours are chosen, where they stand for vectors.
+    coded: Option<Coded>,
     /// Where the build's memory is counted.
     meter: Option<Meter>,
     kernel: Distance<f32, f32>,
+}
+
+/// Memory of comparisons, used again and again for the rows of one build.
+#[derive(Debug, Default)]
+pub(crate) struct Distances {
+    found: Vec<f32>,
+    coded: Option<CodedRow>,
 }
 
 /// All vectors as they are stored, in the order of the file.
@@ -137,6 +148,7 @@ impl BuildVectors {
             dimension,
             count,
             components,
+            coded: None,
             meter: meter.cloned(),
             metric,
             largest,
@@ -216,10 +228,70 @@ impl BuildVectors {
         }
     }
 
+    /// Has neighbours chosen by codes from now on.
+    pub(crate) fn choose_by(&mut self, coded: Coded) {
+        self.coded = Some(coded);
+    }
+
+    /// A row to compare others with by codes, if neighbours are chosen by these.
+    pub(crate) fn coded_row(&self, row: u32) -> Option<CodedRow> {
+        self.coded.as_ref().map(|coded| coded.row(row))
+    }
+
+    /// Hands the distances of `others` from a row by codes to `emit`, in order; whether
+    /// there are codes.
+    #[inline]
+    pub(crate) fn each_coded(
+        &self,
+        row: &CodedRow,
+        others: impl ExactSizeIterator<Item = u32> + Clone,
+        emit: impl FnMut(f32),
+    ) -> bool {
+        let Some(coded) = &self.coded else {
+            return false;
+        };
+        coded.each(row, others, rows_ahead(coded.stride()), emit);
+        true
+    }
+
+    /// The distances of `others` from a row by which neighbours are chosen, in the
+    /// scratch's memory.
+    pub(crate) fn distances<'s>(
+        &self,
+        row: u32,
+        others: impl ExactSizeIterator<Item = u32> + Clone,
+        scratch: &'s mut Distances,
+    ) -> &'s [f32] {
+        let Distances { found, coded: made } = scratch;
+        found.clear();
+        match &self.coded {
+            Some(coded) => {
+                let made = match made {
+                    Some(made) => {
+                        coded.set(row, made);
+                        made
+                    }
+                    None => made.insert(coded.row(row)),
+                };
+                coded.each(made, others, rows_ahead(coded.stride()), |d| found.push(d));
+            }
+            None => found.extend(others.map(|other| self.between(row, other))),
+        }
+        found
+    }
+
     /// Squared L2 distance of two rows.
     #[inline]
     pub(crate) fn between(&self, a: u32, b: u32) -> f32 {
         self.kernel.call(self.row(a), self.row(b))
+    }
+
+    /// Asks for what [`BuildVectors::distances`] will read of a row.
+    #[inline]
+    pub(crate) fn prefetch_chosen(&self, row: u32) {
+        if self.coded.is_none() {
+            self.prefetch(row);
+        }
     }
 
     #[inline]
@@ -227,8 +299,8 @@ impl BuildVectors {
         prefetch(bytemuck::must_cast_slice(self.row(row)));
     }
 
-    /// The row nearest to the mean of all.
-    pub(crate) fn medoid(&self) -> u32 {
+    /// The mean of all rows.
+    pub(crate) fn mean(&self) -> Vec<f32> {
         let mut sums = vec![0.0f64; self.dimension];
         for row in self.components.as_slice().chunks_exact(self.dimension) {
             for (sum, x) in sums.iter_mut().zip(row) {
@@ -236,7 +308,12 @@ impl BuildVectors {
             }
         }
         let count = f64::from(self.rows());
-        let mean: Vec<f32> = sums.iter().map(|sum| (sum / count) as f32).collect();
+        sums.iter().map(|sum| (sum / count) as f32).collect()
+    }
+
+    /// The row nearest to the mean of all.
+    pub(crate) fn medoid(&self) -> u32 {
+        let mean = self.mean();
         let distances = self.components.as_slice().chunks_exact(self.dimension);
         distances
             .map(|row| self.kernel.call(&mean, row))

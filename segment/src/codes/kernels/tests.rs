@@ -69,6 +69,27 @@ proptest! {
 
 proptest! {
     #[test]
+    fn a_query_made_of_a_code_is_that_of_its_components(
+        old in proptest::collection::vec(-127i8..=127, 1..300),
+        seed in any::<u64>(),
+    ) {
+        let mut state = seed;
+        let code: Vec<u8> = old.iter().map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        }).collect();
+        let new: Vec<i8> = code.iter().map(|c| (i32::from(*c) - 128) as i8).collect();
+        for isa in Isa::all() {
+            let mut made = Bytes::new(Packing::Bytes, &old, isa);
+            let total = made.refill(&code);
+            prop_assert_eq!(total, new.iter().map(|x| i32::from(*x)).sum::<i32>());
+            let wanted = Bytes::new(Packing::Bytes, &new, isa);
+            prop_assert_eq!(&made.components, &wanted.components, "{:?}", isa);
+            prop_assert_eq!(made.refill(&[]), 0, "of another length");
+        }
+    }
+
+    #[test]
     fn all_rows_of_a_table_at_once_have_the_same_sums(
         packing in any_packing(),
         query in proptest::collection::vec(-127i8..=127, 1..300),

@@ -222,6 +222,33 @@ fn what_is_made_out_of_a_graph_finds_as_much_as_a_new_one() {
     }
 }
 
+/// Long rows are chosen by codes, unless they lie in heaps that codes do not tell apart.
+#[test]
+fn what_is_made_by_codes_finds_as_much_as_a_new_one() {
+    for (metric, spread) in METRICS.into_iter().zip([1.0, 1e-4, 1.0]) {
+        let mut random = SplitMix::new(4);
+        let mut unit = || random.below(2001) as f32 / 1000.0 - 1.0;
+        let rows = (0..1300).map(|row| {
+            let heap = f32::from(row as u16 % 4);
+            let part = (0..80).map(|i| match i {
+                0 => 1.0 + heap,
+                i if i < 9 => spread * unit(),
+                _ => spread * unit() / 10.0,
+            });
+            part.collect()
+        });
+        let source = Source::new((metric, rows.collect()), 1100, 16, |row| row % 7 == 3);
+        let made = source.build(metric, 16).unwrap();
+        check(&made, source.rows(), 16);
+        assert_eq!(made.generation, 3);
+        let together = build(&source, (metric, 80), &params(16), &Threads).unwrap();
+        assert_eq!(made.adjacency.places(), together.adjacency.places());
+        let anew = build(&source.vectors, (metric, 80), &params(16), &Threads).unwrap();
+        let (made, anew) = (made.sample.recall, anew.sample.recall);
+        assert!(made > anew - 0.03, "{metric}: {made} against {anew}");
+    }
+}
+
 #[test]
 fn a_cluster_of_new_rows_is_found() {
     // All new rows are far from all old ones, and near each other.

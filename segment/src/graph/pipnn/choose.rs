@@ -145,11 +145,11 @@ impl Work<'_> {
             ..
         } = scratch;
         candidates.clear();
-        chosen
-            .iter()
-            .for_each(|other| self.vectors.prefetch(*other));
-        let distance = |other: &u32| (self.vectors.between(row, *other), *other);
-        candidates.extend(chosen.iter().map(distance));
+        let vectors = self.vectors;
+        let others = || chosen.iter().copied();
+        others().for_each(|other| vectors.prefetch_chosen(other));
+        let distances = vectors.distances(row, others(), &mut pruning.distances);
+        candidates.extend(distances.iter().copied().zip(others()));
         prune(self.vectors, row, candidates, limits, pruning, chosen);
     }
 }

@@ -1,0 +1,339 @@
+//! Bytes in the place of vectors, by which a builder tells near rows from far ones.
+//!
+//! Most of what a prune or a walk of a build takes is waiting for vectors, and a byte a
+//! component is a quarter of them (docs/decisions/0009). Owns the codes of all rows: the
+//! offset from the mean, scaled by a number of the row's own, as the codes of segments
+//! are (docs/decisions/0012), and whether they tell rows apart at all. Invariants: a
+//! distance is zero for rows with one code, never negative, never NaN, the same both ways
+//! and on every processor; what is found unfaithful is never used. Must not know: graphs,
+//! files.
+
+use crate::codes::{Bytes, Packing, Table};
+use crate::error::SegmentError;
+use crate::graph::Check;
+use crate::graph::executor::{Executor, map};
+use crate::graph::vectors::BuildVectors;
+use crate::pages::Pages;
+use crate::wide::{Loop, widest};
+use crate::wire::u32_at;
+
+/// Rows of one task, and tasks whose codes wait in memory.
+const TASK_ROWS: usize = 1024;
+const WAVE_ROWS: usize = 64 * TASK_ROWS;
+/// Bytes behind each code: its scale and its squared length, `f32` each.
+const FACTORS: usize = 8;
+/// Largest component of a code.
+const MOST: f32 = 127.0;
+/// Mean error of the distances of near rows, as a share, with which codes are faithful:
+/// several times that of vectors of one spread, a fraction of that of tight heaps.
+const MOST_ERROR: f64 = 0.1;
+
+/// The codes of all rows of a build.
+pub(crate) struct Coded {
+    rows: Pages<u8>,
+    dimension: usize,
+    /// Bytes of a row's code with its factors, and where these are.
+    stride: usize,
+    factors: usize,
+}
+
+/// A row that others are compared with.
+#[derive(Clone, Debug)]
+pub(crate) struct CodedRow {
+    bytes: Bytes,
+    scale: f32,
+    squared: f32,
+    /// What sums of products have too much: codes are stored plus 128.
+    excess: i32,
+}
+
+impl Coded {
+    /// Encodes all rows.
+    pub(crate) fn new(
+        vectors: &BuildVectors,
+        executor: &dyn Executor,
+        check: Check<'_>,
+    ) -> Result<Self, SegmentError> {
+        let dimension = vectors.dimension();
+        let factors = dimension.next_multiple_of(4);
+        let stride = factors + FACTORS;
+        let rows = Pages::zeroed(vectors.rows() as usize * stride)?;
+        let mut rows = rows.metered(vectors.meter());
+        let mean = vectors.mean();
+        let waves = rows.as_mut_slice().chunks_mut(WAVE_ROWS * stride);
+        for (first, places) in (0..).step_by(WAVE_ROWS).zip(waves) {
+            let here = places.len() / stride;
+            let tasks = map(executor, here.div_ceil(TASK_ROWS), |task| {
+                check()?;
+                let from = task * TASK_ROWS;
+                let mut out = vec![0; TASK_ROWS.min(here - from) * stride];
+                for (place, row) in out.chunks_exact_mut(stride).zip(first + from..) {
+                    // Of as many rows as a segment may have.
+                    let row = vectors.row(row as u32);
+                    widest(Encode {
+                        row,
+                        mean: &mean,
+                        factors,
+                        place,
+                    });
+                }
+                Ok::<_, SegmentError>(out)
+            });
+            for (made, place) in tasks.into_iter().zip(places.chunks_mut(TASK_ROWS * stride)) {
+                let made = made?;
+                if made.len() == place.len() {
+                    place.copy_from_slice(&made);
+                }
+            }
+        }
+        Ok(Self {
+            rows,
+            dimension,
+            stride,
+            factors,
+        })
+    }
+
+    fn table(&self) -> Table<'_> {
+        Table {
+            bytes: self.rows.as_slice(),
+            stride: self.stride,
+        }
+    }
+
+    /// A row to compare others with; one that is not there is at the mean.
+    pub(crate) fn row(&self, row: u32) -> CodedRow {
+        let mut made = CodedRow {
+            bytes: Bytes::best(Packing::Bytes, &vec![0; self.dimension]),
+            scale: 0.0,
+            squared: 0.0,
+            excess: 0,
+        };
+        self.set(row, &mut made);
+        made
+    }
+
+    /// Makes another row of `made`, in its memory.
+    pub(crate) fn set(&self, row: u32, made: &mut CodedRow) {
+        let Some(stored) = self.table().row(row) else {
+            return;
+        };
+        let (code, factors) = stored.split_at_checked(self.factors).unwrap_or_default();
+        let code = code.get(..self.dimension).unwrap_or_default();
+        let total = made.bytes.refill(code);
+        (made.scale, made.squared) = factors_of(factors);
+        made.excess = 128 * total;
+    }
+
+    /// Hands the squared distance of each of `others` from a row to `emit`, in order.
+    #[inline]
+    pub(crate) fn each(
+        &self,
+        row: &CodedRow,
+        others: impl ExactSizeIterator<Item = u32> + Clone,
+        ahead: usize,
+        mut emit: impl FnMut(f32),
+    ) {
+        row.bytes.each(self.table(), others, ahead, |code, sum| {
+            let factors = code.get(self.factors..).unwrap_or_default();
+            let (scale, squared) = factors_of(factors);
+            let product = sum.wrapping_sub(row.excess) as f32;
+            let distance = row.squared + squared - 2.0 * (row.scale * scale * product);
+            // Also where it is not a number.
+            emit(if distance > 0.0 { distance } else { 0.0 });
+        });
+    }
+
+    /// How much of a row is to be asked for ahead.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Whether these distances stand for those of vectors among near rows: of each pair
+    /// the first is compared with the second.
+    pub(crate) fn is_faithful(
+        &self,
+        vectors: &BuildVectors,
+        near: impl Iterator<Item = (u32, u32)>,
+    ) -> bool {
+        let (mut missed, mut pairs) = (0.0, 0u32);
+        for (row, other) in near {
+            let exact = f64::from(vectors.between(row, other));
+            if exact <= 0.0 {
+                continue;
+            }
+            let made = self.row(row);
+            self.each(&made, std::iter::once(other), 0, |coded| {
+                missed += ((f64::from(coded) - exact) / exact).abs().min(1.0);
+            });
+            pairs += 1;
+        }
+        missed <= MOST_ERROR * f64::from(pairs)
+    }
+}
+
+/// Scale and squared length.
+#[inline(always)]
+fn factors_of(bytes: &[u8]) -> (f32, f32) {
+    let float = |n| f32::from_bits(u32_at(bytes, n).unwrap_or(0));
+    (float(0), float(1))
+}
+
+struct Encode<'a> {
+    row: &'a [f32],
+    mean: &'a [f32],
+    factors: usize,
+    place: &'a mut [u8],
+}
+
+impl Loop for Encode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let pairs = || self.row.iter().zip(self.mean);
+        let largest = pairs().fold(0.0f32, |most, (x, mean)| {
+            let x = (x - mean).abs();
+            if x > most { x } else { most }
+        });
+        let unit = largest / MOST;
+        let (code, factors) = match self.place.split_at_mut_checked(self.factors) {
+            Some(parts) => parts,
+            None => return,
+        };
+        let (mut along, mut squared) = (0.0f32, 0i32);
+        // Too small a unit has no inverse that is a number; then all are at the mean.
+        let inverse = 1.0 / unit;
+        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        for (place, (x, mean)) in code.iter_mut().zip(pairs()) {
+            let x = x - mean;
+            // To the nearest; cut short, because the compiler has instructions for that.
+            let level = ((x * inverse + 128.5) as i32).clamp(1, 255) - 128;
+            *place = (level + 128) as u8;
+            along += x * level as f32;
+            squared += level * level;
+        }
+        // What brings the code nearest to the row.
+        let scale = match squared {
+            0 => 0.0,
+            squared => along / squared as f32,
+        };
+        let scale = if scale.is_finite() { scale } else { 0.0 };
+        let squared = scale * scale * squared as f32;
+        let bytes = scale.to_le_bytes().into_iter().chain(squared.to_le_bytes());
+        factors
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Coded;
+    use crate::graph::Inline;
+    use crate::graph::tests::{METRICS, Threads};
+    use crate::graph::vectors::BuildVectors;
+    use crate::metric::Metric;
+    use proptest::prelude::*;
+
+    fn coded(vectors: &BuildVectors) -> Coded {
+        Coded::new(vectors, &Threads, &|| Ok(())).unwrap()
+    }
+
+    fn between(coded: &Coded, a: u32, b: u32) -> f32 {
+        let mut found = f32::NAN;
+        coded.each(&coded.row(a), std::iter::once(b), 0, |distance| {
+            found = distance
+        });
+        found
+    }
+
+    /// Uniform rows, of which no two lie close together.
+    fn spread(rows: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
+        let mut random = crate::graph::random::SplitMix::new(seed);
+        let mut unit = || random.below(2001) as f32 / 1000.0 - 1.0;
+        (0..rows)
+            .map(|_| (0..dimension).map(|_| unit()).collect())
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
+
+        #[test]
+        fn distances_are_nearly_those_of_vectors(
+            dimension in 1u32..150,
+            seed: u64,
+            metric in proptest::sample::select(METRICS.to_vec()),
+        ) {
+            let vectors = BuildVectors::of(metric, dimension, &spread(40, dimension as usize, seed));
+            let vectors = vectors.unwrap();
+            let coded = coded(&vectors);
+            let mean = vectors.mean();
+            let from_mean = |row| vectors.distance(&mean, row).sqrt();
+            for a in 0..40 {
+                for b in 0..40 {
+                    let (found, exact) = (between(&coded, a, b), vectors.between(a, b));
+                    prop_assert_eq!(found, between(&coded, b, a));
+                    prop_assert!(a != b || found == 0.0);
+                    // Half a unit of each component of both.
+                    let units = (from_mean(a) + from_mean(b)) / 127.0;
+                    let missed = units * (dimension as f32 + 1.0).sqrt() / 2.0 + 1e-3;
+                    let (found, exact) = (found.sqrt(), exact.sqrt());
+                    prop_assert!((found - exact).abs() <= missed, "{} for {}", found, exact);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_rows_have_distances() {
+        let large = crate::metric::MAX_SQUARED_NORM.sqrt() * 0.999;
+        let rows = [
+            [large, 0.0],
+            [-large, 0.0],
+            [0.0, 1e-30],
+            [0.0, 1e-3],
+            [0.0, 1e-3],
+        ];
+        let rows = rows.map(|row| row.to_vec());
+        for metric in METRICS {
+            let vectors = BuildVectors::of(metric, 2, &rows).unwrap();
+            let coded = coded(&vectors);
+            for (a, b) in (0..5).flat_map(|a| (0..5).map(move |b| (a, b))) {
+                let found = between(&coded, a, b);
+                assert!(found >= 0.0, "{metric}: {found}");
+            }
+            assert_eq!(between(&coded, 3, 4), 0.0, "rows in one place");
+        }
+    }
+
+    #[test]
+    fn tight_heaps_are_told_from_rows_of_one_spread() {
+        let near = || (0..400u32).map(|row| (row, (row + 8) % 400));
+        let wide = BuildVectors::of(Metric::L2, 16, &spread(400, 16, 1)).unwrap();
+        assert!(coded(&wide).is_faithful(&wide, near()));
+        // Eight heaps, each a thousandth as wide as they lie apart.
+        let centres = spread(8, 16, 2);
+        let offsets = spread(400, 16, 3);
+        let tight: Vec<Vec<f32>> = (0..400)
+            .map(|row| {
+                let pairs = centres[row % 8].iter().zip(&offsets[row]);
+                pairs.map(|(x, offset)| x + offset / 1000.0).collect()
+            })
+            .collect();
+        let tight = BuildVectors::of(Metric::L2, 16, &tight).unwrap();
+        assert!(!coded(&tight).is_faithful(&tight, near()));
+        // Rows in one place say nothing against codes.
+        let same = BuildVectors::of(Metric::L2, 2, &vec![vec![1.0, 2.0]; 400]).unwrap();
+        assert!(coded(&same).is_faithful(&same, near()));
+    }
+
+    #[test]
+    fn any_number_of_threads_makes_the_same_codes() {
+        let vectors = BuildVectors::of(Metric::L2, 7, &spread(3_000, 7, 5)).unwrap();
+        let alone = Coded::new(&vectors, &Inline, &|| Ok(())).unwrap();
+        assert_eq!(alone.rows.as_slice(), coded(&vectors).rows.as_slice());
+    }
+}
