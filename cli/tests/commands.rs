@@ -176,8 +176,15 @@ fn stats_verify_and_compact_tell_what_is_there() {
     // What was imported is in the log, and replayed.
     let bytes = |name: &str| stats["memory"][name].as_u64().unwrap();
     assert!(bytes("memtables") > 300 * 3 * 4 && bytes("resident") >= bytes("memtables"));
+    assert_eq!(
+        (&stats["merges_due"], &stats["merge_debt_bytes"]),
+        (&0.into(), &0.into())
+    );
     let out = bench.ok("compact db");
-    assert!(out.contains("1"), "{out}");
+    assert!(
+        out.starts_with("1 segments before, 1 after; 0 merges"),
+        "{out}"
+    );
     let out = bench.ok("verify db");
     assert!(out.starts_with("intact: 1 segments of 300 rows"), "{out}");
     assert_eq!(out.lines().count(), 1, "{out}");

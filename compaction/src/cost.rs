@@ -44,7 +44,6 @@ pub enum GraphWork {
 
 /// Why a graph is built from nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum BuildReason {
     /// No input has a graph of the degree and the alpha that are asked for.
     NoGraph,

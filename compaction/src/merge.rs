@@ -8,19 +8,20 @@
 //! eight bytes a live row; everything else is streamed.
 //! Must not know: the manifest, where the output goes, deletions made meanwhile.
 
+mod kept;
+
 use std::borrow::Cow;
 use std::cmp::{Ordering as Order, Reverse};
 use std::collections::BinaryHeap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::cost::{GraphInput, GraphWork, graph_work};
-use crate::policy::least_recall;
+use crate::cost::GraphWork;
 use esker_segment::memory::{Held, Meter};
 use esker_segment::mutants::planted;
 use esker_segment::{
-    DeletionVector, GraphParams, GraphStats, KeptGraph, Key, Row, RowSource, SectionSource,
-    Segment, SegmentError, SeqNo, VisitKey,
+    DeletionVector, KeptGraph, Key, Row, RowSource, SectionSource, Segment, SegmentError, SeqNo,
+    VisitKey,
 };
 
 /// A segment to merge, with the rows of it that are superseded.
@@ -29,6 +30,12 @@ pub struct MergeInput<'a, S: SectionSource> {
     pub segment: &'a Segment<S>,
     /// Its rows that are left out.
     pub deleted: &'a DeletionVector,
+}
+
+impl<S: SectionSource> MergeInput<'_, S> {
+    fn live_rows(&self) -> u64 {
+        u64::from(self.segment.rows()).saturating_sub(self.deleted.len())
+    }
 }
 
 /// Live rows of all inputs, one input after another; hand it to `esker_segment::write_segment`.
@@ -45,8 +52,8 @@ pub struct MergedRows<'a, S: SectionSource> {
     failed: AtomicUsize,
     /// Where the memory of the merge is counted, and what of it is for the order.
     meter: Option<(&'a Meter, Held)>,
-    /// The input whose graph the output's is made of.
-    kept: Option<usize>,
+    /// How the output's graph is made, if that was decided.
+    work: Option<GraphWork>,
 }
 
 impl<'a, S: SectionSource> MergedRows<'a, S> {
@@ -69,7 +76,7 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
             cancelled,
             failed: AtomicUsize::new(0),
             meter: None,
-            kept: None,
+            work: None,
         };
         let ordered = merged.list_rows().and_then(|()| merged.order());
         match ordered {
@@ -90,25 +97,6 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         self
     }
 
-    /// The same; if they get a graph of these parameters it is made out of that of an
-    /// input where that is as good and much cheaper (`graph_work`).
-    #[must_use]
-    pub fn keeping_a_graph(mut self, params: &GraphParams) -> Self {
-        let inputs = self.inputs.iter().map(|input| {
-            let rows = u64::from(input.segment.rows());
-            GraphInput {
-                rows,
-                live_rows: rows.saturating_sub(input.deleted.len()),
-                graph: input.segment.stats().graph,
-            }
-        });
-        self.kept = match graph_work(&inputs.collect::<Vec<_>>(), params) {
-            GraphWork::Keep(input) => Some(input),
-            GraphWork::Build(_) => None,
-        };
-        self
-    }
-
     /// The input that a read failed in.
     #[must_use]
     pub fn failed_input(&self) -> Option<usize> {
@@ -121,10 +109,7 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
     }
 
     fn list_rows(&mut self) -> Result<(), SegmentError> {
-        let live = |input: &MergeInput<'_, S>| {
-            u64::from(input.segment.rows()).saturating_sub(input.deleted.len())
-        };
-        let expected: u64 = self.inputs.iter().map(live).sum();
+        let expected: u64 = self.inputs.iter().map(MergeInput::live_rows).sum();
         if expected > crate::policy::MAX_ROWS {
             return Err(SegmentError::Invalid(
                 "the merged rows exceed a segment's limit".into(),
@@ -299,7 +284,7 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
     }
 
     fn kept_graph(&self) -> Option<&dyn KeptGraph> {
-        self.kept.map(|_| self as &dyn KeptGraph)
+        self.kept().map(|_| self as &dyn KeptGraph)
     }
 
     fn meter(&self) -> Option<&Meter> {
@@ -323,67 +308,6 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
                 .payload(row)?
                 .map(|payload| Cow::Owned(payload.to_vec())))
         })
-    }
-}
-
-/// The graph of the input that keeps its graph.
-impl<S: SectionSource> KeptGraph for MergedRows<'_, S> {
-    fn rows(&self) -> u32 {
-        self.keeping().map_or(0, |(_, segment)| segment.rows())
-    }
-
-    fn start(&self) -> Row {
-        Row(self.kept_stats().start)
-    }
-
-    fn generation(&self) -> u32 {
-        self.kept_stats().generation
-    }
-
-    fn built_recall(&self) -> f32 {
-        self.kept_stats().built_recall
-    }
-
-    fn least_recall(&self) -> f32 {
-        let stats = self.kept_stats();
-        least_recall(stats.built_recall, stats.sampled_rows)
-    }
-
-    fn number(&self, row: Row) -> Option<Row> {
-        let (input, _) = self.keeping()?;
-        self.number(input, row).map(Row)
-    }
-
-    fn neighbors(&self, row: Row, out: &mut Vec<Row>) -> Result<(), SegmentError> {
-        self.of_kept(|segment| segment.neighbors(row, out))
-    }
-
-    fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
-        self.of_kept(|segment| Ok(Cow::Owned(segment.vector(row)?.to_vec())))
-    }
-}
-
-impl<'a, S: SectionSource> MergedRows<'a, S> {
-    fn keeping(&self) -> Option<(usize, &'a Segment<S>)> {
-        let at = self.kept?;
-        Some((at, self.inputs.get(at)?.segment))
-    }
-
-    fn kept_stats(&self) -> GraphStats {
-        let stats = self
-            .keeping()
-            .and_then(|(_, segment)| segment.stats().graph);
-        stats.unwrap_or_default()
-    }
-
-    fn of_kept<T>(
-        &self,
-        read: impl FnOnce(&'a Segment<S>) -> Result<T, SegmentError>,
-    ) -> Result<T, SegmentError> {
-        let (at, segment) = self
-            .keeping()
-            .ok_or_else(|| SegmentError::Invalid("no graph is kept".into()))?;
-        self.blame(at, read(segment))
     }
 }
 

@@ -61,6 +61,7 @@ pub(crate) struct Signals {
     pub(crate) compact: Signal,
     /// Nobody sends it but the end.
     pub(crate) scrub: Signal,
+    pub(crate) events: Signal,
 }
 
 impl Signals {
@@ -70,11 +71,19 @@ impl Signals {
             flush: Signal::new(),
             compact: Signal::new(),
             scrub: Signal::new(),
+            events: Signal::new(),
         }
     }
 
-    fn all(&self) -> [&Signal; 4] {
-        [&self.log, &self.flush, &self.compact, &self.scrub]
+    fn all(&self) -> [&Signal; 5] {
+        let Self {
+            log,
+            flush,
+            compact,
+            scrub,
+            events,
+        } = self;
+        [log, flush, compact, scrub, events]
     }
 }
 
@@ -88,11 +97,18 @@ enum Work {
     Flush,
     Compact,
     Scrub,
+    Events,
 }
 
 impl Work {
     /// The more urgent first.
-    const ALL: [Self; 4] = [Self::Log, Self::Flush, Self::Compact, Self::Scrub];
+    const ALL: [Self; 5] = [
+        Self::Log,
+        Self::Flush,
+        Self::Compact,
+        Self::Scrub,
+        Self::Events,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -100,6 +116,7 @@ impl Work {
             Self::Flush => FLUSH,
             Self::Compact => "esker-compact",
             Self::Scrub => "esker-scrub",
+            Self::Events => "esker-events",
         }
     }
 }
@@ -130,6 +147,10 @@ impl Core {
             Work::Flush => self.flush_or_collect(),
             Work::Compact => Ok(self.warm_step()? || self.compact_step()?),
             Work::Scrub => self.scrub_step(),
+            Work::Events => {
+                self.events.deliver();
+                Ok(false)
+            }
         };
         catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
             Err(self.poison(format!("the background work of {} panicked", work.name())))
@@ -216,6 +237,7 @@ impl Core {
             Work::Flush => &self.signals.flush,
             Work::Compact => &self.signals.compact,
             Work::Scrub => &self.signals.scrub,
+            Work::Events => &self.signals.events,
         };
         let mut pause = FIRST_PAUSE;
         while !self.closed.load(Ordering::Acquire) {
@@ -294,24 +316,35 @@ impl Executor for BuildThreads {
 }
 
 /// The threads of one database.
-pub(crate) struct Threads(Vec<JoinHandle<()>>);
+pub(crate) struct Threads {
+    workers: Vec<JoinHandle<()>>,
+    /// Runs the host's code, which may wait for whoever closes the database.
+    listener: Option<JoinHandle<()>>,
+}
 
 impl Threads {
     pub(crate) fn none() -> Self {
-        Self(Vec::new())
+        Self {
+            workers: Vec::new(),
+            listener: None,
+        }
     }
 
     pub(crate) fn start(core: &Arc<Core>) -> io::Result<Self> {
-        let mut threads = Self(Vec::new());
-        let scrubs = core.options.scrub_interval.is_some();
-        let wanted = |work: &Work| scrubs || !matches!(work, Work::Scrub);
+        let mut threads = Self::none();
+        let wanted = |work: &Work| match work {
+            Work::Scrub => core.options.scrub_interval.is_some(),
+            Work::Events => core.events.is_wanted(),
+            Work::Log | Work::Flush | Work::Compact => true,
+        };
         for work in Work::ALL.into_iter().filter(wanted) {
             let shared = Arc::clone(core);
             let thread = std::thread::Builder::new()
                 .name(work.name().to_owned())
                 .spawn(move || shared.drive(work));
             match thread {
-                Ok(handle) => threads.0.push(handle),
+                Ok(handle) if matches!(work, Work::Events) => threads.listener = Some(handle),
+                Ok(handle) => threads.workers.push(handle),
                 Err(error) => {
                     core.closed.store(true, Ordering::Release);
                     threads.join(core);
@@ -322,15 +355,23 @@ impl Threads {
         Ok(threads)
     }
 
-    /// Waits until every thread has ended. `closed` must be set.
+    /// The thread that tells the host of events, which ends once `closed` is set.
+    pub(crate) fn take_listener(&mut self) -> Option<JoinHandle<()>> {
+        self.listener.take()
+    }
+
+    /// Waits until every thread that works has ended. `closed` must be set.
     pub(crate) fn join(&mut self, core: &Core) {
         core.signals.all().into_iter().for_each(Signal::notify);
-        for thread in self.0.drain(..) {
-            // A callback may drop the last handle on one of these very threads, which
-            // then ends by itself. Panics are caught where they happen.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
-        }
+        self.workers.drain(..).for_each(end);
+    }
+}
+
+/// Waits for the end of a thread.
+pub(crate) fn end(thread: JoinHandle<()>) {
+    // A callback may drop the last handle on one of these very threads, which then ends by
+    // itself. Panics are caught where they happen.
+    if thread.thread().id() != std::thread::current().id() {
+        let _ = thread.join();
     }
 }

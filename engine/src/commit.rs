@@ -13,6 +13,7 @@ use esker_wal::mutants::planted;
 
 use crate::core::Core;
 use crate::error::Result;
+use crate::events::Job;
 use crate::gc::FilePin;
 use crate::manifest::{CommitError, Field, Manifest};
 use crate::segment_file::SegmentFile;
@@ -27,6 +28,8 @@ pub(crate) struct VersionChange<'a> {
     pub(crate) deletions: BTreeMap<SegmentId, Arc<DeletionVector>>,
     /// What else the edit says.
     pub(crate) fields: Vec<Field>,
+    /// The work that it is the end of.
+    pub(crate) job: &'a Job<'a>,
 }
 
 impl Core {
@@ -42,7 +45,9 @@ impl Core {
         let removed = change.removed.iter();
         let mut fields: Vec<_> = removed.map(|&s| Field::RemoveSegment(id, s)).collect();
         fields.extend(change.added.as_ref().map(|s| Field::AddSegment(id, s.meta)));
-        let (deletions, file) = self.outputs.write_deletions(id, &change.deletions)?;
+        let (deletions, file) = self
+            .outputs
+            .write_deletions(id, &change.deletions, change.job)?;
         fields.extend(deletions);
         fields.extend(change.fields);
         // In doubt, a crash may reveal the edit: what it names stays. From here on it

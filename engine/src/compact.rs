@@ -8,6 +8,9 @@
 //! alone while the others go on being merged.
 //! Must not know: how rows are merged, or chosen.
 
+mod debt;
+mod describe;
+mod report;
 mod room;
 mod watch;
 
@@ -15,8 +18,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use esker_compaction::{
-    GraphDescription, GraphState, MAX_ROWS, MergeInput, MergedRows, Plan, Policy,
-    SegmentDescription, carry_over,
+    MergeInput, MergedRows, Plan, Policy, Reason, SegmentDescription, carry_over,
 };
 use esker_segment::{CollectionId, DeletionVector, SegmentId};
 use esker_wal::mutants::planted;
@@ -24,15 +26,17 @@ use esker_wal::mutants::planted;
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
+use crate::events::{Job, Kind};
 use crate::files::discard;
 use crate::merges::{Leave, MergeControl};
 use crate::options::CancelToken;
 use crate::quarantine::check_sound;
 use crate::rate::NAP;
 use crate::segment_file::{LiveSegment, Readable, SegmentFile};
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::view::{CollectionView, Version};
 
+use report::{Merged, Output};
 pub(crate) use watch::FullMerge;
 use watch::{Asked, MergeWatch, Origin};
 
@@ -40,15 +44,6 @@ use watch::{Asked, MergeWatch, Origin};
 const VERIFIED_PIECE: u64 = 1 << 20;
 
 impl Core {
-    fn policy(&self) -> Policy {
-        Policy {
-            merge_width: self.options.merge_width,
-            deletion_ratio: self.options.deletion_ratio,
-            max_graph_segments: self.options.max_graph_segments,
-            max_rows: MAX_ROWS,
-        }
-    }
-
     /// Does the most pressing merge, if one is due.
     pub(crate) fn compact_step(&self) -> Result<bool> {
         if !self.options.auto_compact || self.merges.is_paused() || self.poison.is_set() {
@@ -168,67 +163,12 @@ impl Core {
         let mut lacking = None;
         for (_, info, plan) in plans {
             let inputs = self.planned_inputs(info.id, &plan);
-            match self.merge(&info, &inputs, asked) {
+            match self.merge(&info, &inputs, plan.reason, asked) {
                 Err(error @ Error::Busy(_)) => lacking = lacking.or(Some(error)),
                 done => return done,
             }
         }
         lacking.map_or(Ok(false), Err)
-    }
-
-    /// Whether a new segment of this many rows, made of `inputs` or of none,
-    /// would at once be due for a merge.
-    pub(crate) fn is_due(&self, version: &Version, inputs: &[LiveSegment], rows: u64) -> bool {
-        const NEW: SegmentId = SegmentId(u64::MAX);
-        let mut segments = self.describe_all(version);
-        segments.retain(|s| !inputs.iter().any(|input| input.id() == s.id));
-        segments.push(SegmentDescription {
-            id: NEW,
-            rows,
-            live_rows: rows,
-            bytes: 0,
-            graph: match self.options.graph.wanted(rows) {
-                true => GraphState::Unopened,
-                false => GraphState::Unwanted,
-            },
-        });
-        let plan = self.policy().choose(&segments, &[]);
-        plan.is_some_and(|plan| plan.inputs.contains(&NEW))
-    }
-
-    /// What there is to choose from: not what is out of use.
-    fn describe_all(&self, version: &Version) -> Vec<SegmentDescription> {
-        let segments = version.segments.iter();
-        let all = planted("merge.leave_out_damaged");
-        let usable = segments.filter(|s| all || s.file.quarantined().is_none());
-        usable.map(|s| self.describe(s)).collect()
-    }
-
-    fn describe(&self, segment: &LiveSegment) -> SegmentDescription {
-        let live_rows = segment.live_rows();
-        SegmentDescription {
-            id: segment.id(),
-            rows: u64::from(segment.file.meta.rows),
-            live_rows,
-            bytes: segment.file.meta.len,
-            graph: self.graph_of(&segment.file, live_rows),
-        }
-    }
-
-    fn graph_of(&self, file: &SegmentFile, live_rows: u64) -> GraphState {
-        // One that nobody has opened is not opened to find out.
-        let graph = file.opened().map(|opened| opened.segment.stats().graph);
-        match graph {
-            Some(Some(graph)) => GraphState::Present(GraphDescription {
-                generation: graph.generation,
-                sampled_recall: graph.sampled_recall,
-                sampled_rows: graph.sampled_rows,
-                built_recall: Some(graph.built_recall),
-            }),
-            _ if !self.options.graph.wanted(live_rows) => GraphState::Unwanted,
-            Some(None) => GraphState::Missing,
-            None => GraphState::Unopened,
-        }
     }
 
     /// The plan's inputs with the deletions that they have now.
@@ -248,8 +188,14 @@ impl Core {
     }
 
     /// Merges `inputs`; false if the merge gave way to another.
-    fn merge(&self, info: &CollectionInfo, inputs: &[LiveSegment], asked: &Asked) -> Result<bool> {
-        self.check_headroom(info, inputs)?;
+    fn merge(
+        &self,
+        info: &CollectionInfo,
+        inputs: &[LiveSegment],
+        reason: Reason,
+        asked: &Asked,
+    ) -> Result<bool> {
+        let plan = self.begin_merge(info, reason, inputs);
         let watch = MergeWatch {
             core: self,
             info,
@@ -258,18 +204,28 @@ impl Core {
             first_new: self.numbers.peek(),
             rows: inputs.iter().map(LiveSegment::live_rows).sum(),
             builds: AtomicBool::new(false),
+            job: &Job::begin(Kind::Merge, &self.counters, self.env.clock()),
+            ended: Mutex::new(None),
         };
-        let output = match self.write_merged(info, inputs, &watch) {
+        let merged = self.merge_inputs(inputs, &watch);
+        self.end_merge(plan, &watch, &merged);
+        match merged {
             // Cancelled, but not because the database closes. What it was for may
-            // be over by now.
-            Err(Error::Closed) if !self.cancel.load(Ordering::Acquire) => {
-                // What outran it is due at once.
-                return Ok(watch.is_outrun());
-            }
-            other => other?,
-        };
-        self.commit_merge(info.id, inputs, output)?;
-        Ok(true)
+            // be over by now; what outran it is due at once.
+            Err(Error::Closed) if !self.cancel.load(Ordering::Acquire) => Ok(watch.is_outrun()),
+            merged => merged.map(|_| true),
+        }
+    }
+
+    /// What became of the inputs; `None` if their collection was dropped.
+    fn merge_inputs(
+        &self,
+        inputs: &[LiveSegment],
+        watch: &MergeWatch<'_>,
+    ) -> Result<Option<Merged>> {
+        self.check_headroom(watch.info, inputs)?;
+        let output = self.write_merged(watch.info, inputs, watch)?;
+        self.commit_merge(inputs, output, watch)
     }
 
     /// Verifies the inputs and writes what is live in them; `None` if nothing is.
@@ -278,7 +234,7 @@ impl Core {
         info: &CollectionInfo,
         inputs: &[LiveSegment],
         watch: &MergeWatch<'_>,
-    ) -> Result<Option<SegmentFile>> {
+    ) -> Result<Option<Output>> {
         let read: Vec<_> = inputs
             .iter()
             .map(LiveSegment::read)
@@ -290,11 +246,11 @@ impl Core {
             let paced = || {
                 let piece = left.get().min(VERIFIED_PIECE);
                 left.set(left.get() - piece);
-                watch.moved(piece);
+                watch.read(piece);
                 cancelled()
             };
             verify_input(input, &paced)?;
-            watch.moved(left.get());
+            watch.read(left.get());
         }
         let failed = |at: Option<usize>, error: Error| match at.and_then(|at| inputs.get(at)) {
             Some(input) => input.file.quarantine(error),
@@ -317,11 +273,11 @@ impl Core {
         let write = |graph| {
             watch.builds.store(graph, Ordering::Relaxed);
             self.outputs
-                .write_segment(info, &rows, graph, &|bytes| watch.moved(bytes), || {
+                .write_segment(info, &rows, graph, &|bytes| watch.wrote(bytes), || {
                     path(rows.failed_input())
                 })
                 .map_err(|error| failed(rows.failed_input(), error))
-                .map(Some)
+                .map(|written| Some(Output::new(written, &rows, &self.options.graph)))
         };
         if rows.is_empty() {
             return Ok(None);
@@ -347,14 +303,17 @@ impl Core {
 
     fn commit_merge(
         &self,
-        id: CollectionId,
         inputs: &[LiveSegment],
-        output: Option<SegmentFile>,
-    ) -> Result<()> {
+        output: Option<Output>,
+        watch: &MergeWatch<'_>,
+    ) -> Result<Option<Merged>> {
+        let id = watch.info.id;
+        let mut merged = Merged::new(output.as_ref());
+        let output = output.map(|output| output.written.file);
         let mut manifest = self.manifest.lock();
         let (view, _) = self.published.get();
         let Some(collection) = view.collections.get(&id) else {
-            return Ok(());
+            return Ok(None);
         };
         let deleted = match &output {
             Some(output) if !planted("merge.carry_over") => {
@@ -362,6 +321,7 @@ impl Core {
             }
             _ => DeletionVector::default(),
         };
+        merged.rows_superseded = deleted.len();
         let removed: Vec<_> = inputs.iter().map(LiveSegment::id).collect();
         let of_output = output.as_ref().filter(|_| !deleted.is_empty());
         let change = VersionChange {
@@ -373,6 +333,7 @@ impl Core {
                 .collect(),
             added: output,
             fields: Vec::new(),
+            job: watch.job,
         };
         if planted("merge.inputs_until_edit") {
             let paths = inputs.iter().map(|s| s.file.pin.path());
@@ -381,11 +342,10 @@ impl Core {
         self.commit_version(&mut manifest, change, |_| {})?;
         drop(manifest);
         inputs.iter().for_each(|s| s.file.pin.mark_obsolete());
-        self.counters.merged();
         // The new segment may be due for a merge itself.
         self.signals.compact.notify();
         self.signals.flush.notify();
-        Ok(())
+        Ok(Some(merged))
     }
 }
 

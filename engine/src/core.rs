@@ -18,6 +18,7 @@ use crate::background::Signals;
 use crate::dir::Directory;
 use crate::env::{Env, Storage, StorageLock};
 use crate::error::{Error, Result};
+use crate::events::Events;
 use crate::gc::Garbage;
 use crate::hot::HotMemory;
 use crate::manifest::{CollectionMeta, CommitError, Edit, Field, Manifest};
@@ -123,6 +124,7 @@ pub(crate) struct Core {
     pub(crate) waiters: DurableWaiters,
     pub(crate) counters: Arc<Counters>,
     pub(crate) signals: Signals,
+    pub(crate) events: Events,
     /// The last failure of each thread that a retry may mend, until one succeeds.
     pub(crate) failures: Mutex<BTreeMap<&'static str, Error>>,
     pub(crate) report: RecoveryReport,

@@ -4,6 +4,7 @@
 //! database closes when the last handle of any kind is gone, or at `close`.
 //! Must not know: formats.
 
+mod close;
 mod merges;
 mod verify;
 
@@ -11,14 +12,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use esker_segment::{CollectionId, SeqNo};
-use esker_wal::mutants::planted;
 
 use crate::background::Threads;
 use crate::batch::WriteBatch;
 use crate::collection::Collection;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
-use crate::manifest::{CollectionMeta, CommitError, Field, MAX_NAME_LEN, Seal};
+use crate::manifest::{CollectionMeta, CommitError, Field, MAX_NAME_LEN};
 use crate::options::{Background, CollectionOptions, CompactOptions, Options, WriteOptions};
 use crate::quarantine::QuarantinedSegment;
 use crate::recovery::RecoveryReport;
@@ -62,57 +62,10 @@ impl Handle {
             self.core.check_writable()?;
             return Ok(self.core.published.get().1);
         }
-        let ticket = self.core.enqueue(batch, options, may_wait)?;
-        self.core.group.wait(&*self.core, &ticket).map(SeqNo)
-    }
-
-    fn close(&self) -> Result<()> {
-        let core = &self.core;
-        let sealed = {
-            let _one_at_a_time = self.closing.lock();
-            core.cancel.store(true, Ordering::Release);
-            while core.group.lead_once(&**core) {}
-            if core.closed.swap(true, Ordering::AcqRel) {
-                return Ok(());
-            }
-            core.budget.wake();
-            self.threads.lock().join(core);
-            // What other threads began before `closed` was set ends before the end
-            // of log and manifest is recorded; nothing begins after.
-            let _no_flush = core.flushing.lock();
-            let _no_merge = core.compacting.lock();
-            core.group.with_leadership(|| ());
-            let sealed = core.seal();
-            core.end_scrub();
-            core.garbage.collect(core.storage());
-            core.lock.lock().take();
-            sealed
-        };
-        core.waiters.settle(core);
-        core.waiters
-            .fail(&sealed.clone().err().unwrap_or(Error::Closed));
-        sealed
-    }
-}
-
-impl Core {
-    /// Makes everything durable and marks the end of log and manifest, so that
-    /// the next open knows that nothing is missing.
-    fn seal(&self) -> Result<()> {
-        self.poison.check()?;
-        if !planted("close.sync_log") {
-            self.sync_log()?;
-        }
-        let mut manifest = self.manifest.lock();
-        let (log, end) = self.log.end();
-        let seal = Seal {
-            log,
-            end: end.offset,
-            chain_crc: end.chain_crc,
-        };
-        self.commit_closing(&mut manifest, vec![Field::Seal(seal)])
-            .and_then(|()| manifest.seal(&self.directory))
-            .map_err(CommitError::into_error)
+        let ticket = self.core.enqueue(batch, options, may_wait);
+        let written = ticket.and_then(|ticket| self.core.group.wait(&*self.core, &ticket));
+        self.core.deliver_own_events();
+        written.map(SeqNo)
     }
 }
 
@@ -136,6 +89,7 @@ impl Db {
                 source: Arc::new(source),
             })?,
         };
+        core.deliver_own_events();
         Ok(Self {
             handle: Arc::new(Handle {
                 core,
@@ -375,6 +329,7 @@ impl Db {
         core.freeze_all();
         let flushed = core.flush_all();
         core.signals.compact.notify();
+        core.deliver_own_events();
         flushed
     }
 
@@ -425,8 +380,11 @@ impl Db {
     /// # Errors
     /// Whatever failed; the work is done again at a later call.
     pub fn run_background_step(&self) -> Result<bool> {
-        self.handle.core.check_open()?;
-        self.handle.core.run_background_step()
+        let core = &self.handle.core;
+        core.check_open()?;
+        let worked = core.run_background_step();
+        core.deliver_own_events();
+        worked
     }
 }
 

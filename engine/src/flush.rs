@@ -17,13 +17,22 @@ use esker_wal::mutants::planted;
 use crate::commit::VersionChange;
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
+use crate::events::{Event, FlushFailure, FlushReport, Job, Kind};
 use crate::manifest::Field;
 use crate::memtable::Memtable;
-use crate::segment_file::SegmentFile;
+use crate::segments::Written;
 use crate::sync::{Ordering, PinArc};
 use crate::view::{CollectionView, ReadView, Version};
 
 pub(crate) use contents::{Contents, MemtableRows, Superseded, changed_deletions, resolve_since};
+
+/// A memtable that is flushed, and the version that this began from.
+struct Flushing<'a> {
+    info: &'a CollectionInfo,
+    memtable: &'a Memtable,
+    base: &'a Version,
+    job: Job<'a>,
+}
 
 impl Core {
     /// Flushes one frozen memtable if there is one. Nothing is lost on an error:
@@ -34,13 +43,34 @@ impl Core {
         let Some((info, memtable, version)) = self.next_flush() else {
             return Ok(false);
         };
-        let result = self.flush_memtable(&info, &memtable, &version);
+        let result = self.flush_and_tell(&Flushing {
+            info: &info,
+            memtable: &memtable,
+            base: &version,
+            job: Job::begin(Kind::Flush, &self.counters, self.env.clock()),
+        });
         if let Err(error) = &result
             && error.is_damage()
         {
             self.set_damaged(&info, error);
         }
         result.map(|()| true)
+    }
+
+    fn flush_and_tell(&self, flushing: &Flushing<'_>) -> Result<()> {
+        let flushed = self.flush_memtable(flushing);
+        let Flushing { info, job, .. } = flushing;
+        let time = job.end();
+        let failed = |error| Event::FlushFailed(FlushFailure::new(info, job, time, error));
+        match flushed {
+            Ok(Some(report)) => self.tell(|| Event::FlushDone(FlushReport { time, ..report })),
+            Ok(None) => self.tell(|| failed(Error::invalid("the collection was dropped"))),
+            Err(error) => {
+                self.tell(|| failed(error.clone()));
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Flushes all that is frozen. A collection that turns out to be damaged takes no
@@ -84,22 +114,30 @@ impl Core {
         Some((self.info(*id)?, memtable, Arc::clone(&collection.version)))
     }
 
-    fn flush_memtable(
-        &self,
-        info: &CollectionInfo,
-        memtable: &Memtable,
-        base: &Version,
-    ) -> Result<()> {
-        let contents = Contents::of(memtable);
+    /// What was flushed; `None` if the collection was dropped meanwhile.
+    fn flush_memtable(&self, flushing: &Flushing<'_>) -> Result<Option<FlushReport>> {
+        let contents = Contents::of(flushing.memtable);
         let _held = self.outputs.builds.hold(contents.heap_bytes());
         let mut superseded = Superseded::new();
-        resolve_since(&contents, &Version::default(), base, &mut superseded)?;
+        resolve_since(
+            &contents,
+            &Version::default(),
+            flushing.base,
+            &mut superseded,
+        )?;
         let output = if contents.has_no_rows() {
             None
         } else {
-            Some(self.write_flushed(info, memtable, &contents)?)
+            Some(self.write_flushed(flushing, &contents)?)
         };
-        self.commit_flush(info.id, memtable, base, &contents, superseded, output)
+        let graphs = &self.options.graph;
+        let report = FlushReport::of(flushing.info, &contents, output.as_ref(), graphs);
+        let superseded = self.commit_flush(flushing, &contents, superseded, output)?;
+        Ok(superseded.map(|superseded_rows| FlushReport {
+            superseded_rows,
+            bytes_written: flushing.job.bytes_written(),
+            ..report
+        }))
     }
 
     /// Writes the rows, with their graph unless others wait for the flush or come
@@ -107,12 +145,14 @@ impl Core {
     /// build graph after graph to throw them away, and stall meanwhile. The policy
     /// sees to it that what is left without a graph gets it; where merges are off,
     /// nothing is left.
-    fn write_flushed(
-        &self,
-        info: &CollectionInfo,
-        memtable: &Memtable,
-        contents: &Contents,
-    ) -> Result<SegmentFile> {
+    fn write_flushed(&self, flushing: &Flushing<'_>, contents: &Contents) -> Result<Written> {
+        let Flushing {
+            info,
+            memtable,
+            job,
+            ..
+        } = flushing;
+        let wrote = |bytes| job.wrote(bytes);
         let closing = || self.cancel.load(Ordering::Relaxed);
         let rows = MemtableRows::new(memtable, contents, &closing, &self.outputs.builds);
         let others =
@@ -123,14 +163,14 @@ impl Core {
             let rows = MemtableRows::new(memtable, contents, &give_up, &self.outputs.builds);
             match self
                 .outputs
-                .write_segment(info, &rows, true, &|_| (), || None)
+                .write_segment(info, &rows, true, &wrote, || None)
             {
                 Err(Error::Closed) if !closing() => {}
                 written => return written,
             }
         }
         self.outputs
-            .write_segment(info, &rows, false, &|_| (), || None)
+            .write_segment(info, &rows, false, &wrote, || None)
     }
 
     /// Whether the disk seems to hold the rows with a graph. Where it may not, only the rows
@@ -169,20 +209,26 @@ impl Core {
             && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }
 
+    /// How many rows the flush superseded; `None` if the collection was dropped.
     fn commit_flush(
         &self,
-        id: CollectionId,
-        memtable: &Memtable,
-        base: &Version,
+        flushing: &Flushing<'_>,
         contents: &Contents,
         mut superseded: Superseded,
-        output: Option<SegmentFile>,
-    ) -> Result<()> {
+        output: Option<Written>,
+    ) -> Result<Option<u64>> {
+        let &Flushing {
+            memtable,
+            base,
+            ref job,
+            ..
+        } = flushing;
+        let id = flushing.info.id;
         let mut manifest = self.manifest.lock();
         let (view, _) = self.published.get();
         let Some(collection) = view.collections.get(&id) else {
             // Dropped meanwhile: the output is nobody's.
-            return Ok(());
+            return Ok(None);
         };
         if !planted("flush.resolve_again") {
             resolve_since(contents, base, &collection.version, &mut superseded)?;
@@ -194,6 +240,7 @@ impl Core {
             superseded.clear();
         }
         let changed = changed_deletions(&collection.version, &superseded)?;
+        let rows = superseded.values().map(|rows| rows.len() as u64).sum();
         let first_log = self.first_log_without(Some(memtable));
         if planted("flush.log_until_edit") {
             self.release_logs(first_log);
@@ -211,9 +258,10 @@ impl Core {
         let change = VersionChange {
             collection: id,
             removed: &[],
-            added: output,
+            added: output.map(|output| output.file),
             deletions: changed,
             fields: vec![Field::Flushed(id, flushed), Field::FirstLog(first_log)],
+            job,
         };
         self.commit_version(&mut manifest, change, drop_memtable)?;
         drop(manifest);
@@ -221,7 +269,7 @@ impl Core {
         self.release_logs(first_log);
         self.counters.flushed();
         self.signals.compact.notify();
-        Ok(())
+        Ok(Some(rows))
     }
 
     /// Makes log files older than `first` garbage.

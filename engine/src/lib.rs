@@ -65,6 +65,7 @@ mod search;
 
 mod background;
 mod core;
+mod events;
 mod quarantine;
 mod recovery;
 mod salvage;
@@ -90,6 +91,11 @@ pub use esker_segment::{
     CodeKind, CollectionId, GraphBuilder, Key, MAX_DIMENSION, MAX_KEY_LEN, Metric, SectionMemory,
     SegmentId, SeqNo,
 };
+pub use events::{
+    BuildReason, CancelReason, Event, FlushFailure, FlushReport, GraphOutcome, GraphReport,
+    MergeCancelled, MergeFailure, MergeInput, MergePlan, MergeReason, MergeReport, Stall,
+    StallReport,
+};
 pub use options::{
     Background, CancelToken, CollectionOptions, CompactOptions, DEFAULT_ALPHA,
     DEFAULT_BLOCK_CACHE_BYTES, DEFAULT_DELETION_RATIO, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD,
@@ -106,7 +112,7 @@ pub use salvage::{Damage, Lost, SalvageOptions, SalvageReport, SalvagedCollectio
 pub use scan::Scan;
 pub use search::{Hit, SearchResult, SearchStats};
 pub use snapshot::Snapshot;
-pub use stats::{MemoryStats, MemtableMemory, Stats};
+pub use stats::{MemoryStats, MemtableMemory, MergeCounts, Stats};
 pub use verify::{ScrubReport, VerifyReport, verify};
 pub use write::ticket::Ticket;
 

@@ -19,6 +19,8 @@ pub(crate) struct MergeControl {
     pauses: AtomicUsize,
     /// Times that running merges were told to end.
     cancellations: AtomicU64,
+    /// Merges that were begun since the open.
+    begun: AtomicU64,
     rate: Option<Mutex<Rate>>,
 }
 
@@ -36,8 +38,14 @@ impl MergeControl {
         Self {
             pauses: AtomicUsize::new(0),
             cancellations: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             rate: rate.map(|rate| Mutex::new(Rate::new(rate, now))),
         }
+    }
+
+    /// One more begins. Its number, from 1.
+    pub(crate) fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn pause(&self) {

@@ -28,6 +28,7 @@ use crate::core::{CollectionInfo, Core};
 use crate::dir::Directory;
 use crate::env::StorageLock;
 use crate::error::{Error, Result};
+use crate::events::Events;
 use crate::files::{FileName, discard, own_files};
 use crate::gc::{FilePin, Garbage};
 use crate::hot::HotMemory;
@@ -105,6 +106,7 @@ struct Opening {
     budget: Arc<MemoryBudget>,
     garbage: Arc<Garbage>,
     counters: Arc<Counters>,
+    events: Events,
     numbers: Arc<FileNumbers>,
     outputs: Outputs,
     room: room::Room,
@@ -117,7 +119,7 @@ struct Opening {
 }
 
 /// Opens the database in `dir`.
-pub(crate) fn open(dir: &Path, options: Options) -> Result<Core> {
+pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Core> {
     let lock = directory::claim(dir, &options)?;
     let garbage = Arc::new(Garbage::default());
     let counters = Arc::new(Counters::default());
@@ -133,6 +135,8 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Core> {
         next_seqno: 0,
         garbage,
         counters,
+        // Nobody else holds it: it may hold a handle, and must go when the database closes.
+        events: Events::new(options.events.take()),
         numbers,
         report: RecoveryReport::default(),
         collections: BTreeMap::new(),
@@ -318,6 +322,7 @@ impl Opening {
             waiters: DurableWaiters::default(),
             counters: self.counters,
             signals: Signals::new(),
+            events: self.events,
             failures: Mutex::new(BTreeMap::new()),
             report: self.report,
             closed: AtomicBool::new(false),

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use esker_segment::deletion::{self, DeletionVector};
 use esker_segment::memory::Meter;
 use esker_segment::{
-    BlockCache, CollectionId, Expected, FileId, GraphBuild, Memory, Metric, Paged, ReadAt,
-    RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
+    BlockCache, CollectionId, Expected, FileId, GraphBuild, GraphMade, Memory, Metric, Paged,
+    ReadAt, RowSource, Segment, SegmentId, SegmentParams, Source, write_segment,
 };
 use esker_wal::mutants::planted;
 
@@ -23,6 +23,7 @@ use crate::core::CollectionInfo;
 use crate::dir::Directory;
 use crate::env::{Env, StorageFile};
 use crate::error::{Error, Result};
+use crate::events::Job;
 use crate::files::{FileName, OUTPUT_BUFFER, publish_file};
 use crate::gc::{FilePin, Garbage};
 use crate::log_file::FileHandle;
@@ -215,6 +216,12 @@ impl Unopened {
     }
 }
 
+/// A segment that was written, and nothing names yet.
+pub(crate) struct Written {
+    pub(crate) file: SegmentFile,
+    pub(crate) graph: Option<GraphMade>,
+}
+
 /// What writing a segment or deletion vectors takes.
 pub(crate) struct Outputs {
     directory: Arc<Directory>,
@@ -253,7 +260,7 @@ impl Outputs {
 
     /// Writes `rows` as a segment file, with a graph if `with_graph` and they are
     /// many enough, and reads the whole of it back. `moved` is told of bytes as they are
-    /// written and may wait. `origin` names the file that
+    /// written, counts them, and may wait. `origin` names the file that
     /// reading a row failed in, if it was that.
     pub(crate) fn write_segment(
         &self,
@@ -262,7 +269,7 @@ impl Outputs {
         with_graph: bool,
         moved: &dyn Fn(u64),
         origin: impl Fn() -> Option<PathBuf>,
-    ) -> Result<SegmentFile> {
+    ) -> Result<Written> {
         let id = SegmentId(self.numbers.take());
         let name = FileName::Segment(id.0);
         let path = name.path(self.directory.path());
@@ -301,7 +308,6 @@ impl Outputs {
             min_seqno: summary.min_seqno,
             max_seqno: summary.max_seqno,
         };
-        self.counters.segment_written(meta.len);
         let rows = RowsOf {
             collection: info.id,
             dimension: info.dimension,
@@ -313,7 +319,10 @@ impl Outputs {
             let verified = segment.verify();
             verified.map_err(|error| Error::in_segment(&path, error))?;
             let deleted = Arc::default();
-            Ok(SegmentFile::open(Opened { segment, deleted }, meta, pin))
+            Ok(Written {
+                file: SegmentFile::open(Opened { segment, deleted }, meta, pin),
+                graph: summary.graph,
+            })
         });
         read_back.map_err(|error| match error {
             Error::Io { .. } => error,
@@ -342,6 +351,7 @@ impl Outputs {
         &self,
         collection: CollectionId,
         changed: &BTreeMap<SegmentId, Arc<DeletionVector>>,
+        job: &Job<'_>,
     ) -> Result<(Vec<Field>, Option<FilePin>)> {
         if changed.is_empty() {
             return Ok((Vec::new(), None));
@@ -360,7 +370,7 @@ impl Outputs {
             std::io::Write::write_all(out, &bytes)
                 .map_err(|error| Error::io(&path, "writing", error))
         })?;
-        self.counters.segment_written(bytes.len() as u64);
+        job.wrote(bytes.len() as u64);
         let fields = changed.keys().zip(locations).map(|(&segment, at)| {
             let meta = DeletionMeta {
                 file: number,

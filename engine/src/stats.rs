@@ -4,17 +4,21 @@
 //! Must not know: who asks.
 
 mod memory;
+mod moved;
 
 use std::time::Duration;
 
 use esker_segment::GraphMade;
 
 use crate::core::Core;
+use crate::events::{Kind, MergeReason};
 use crate::segment_file::LiveSegment;
 use crate::sync::Ordering;
 use crate::sync::counter::AtomicU64;
 
 pub use memory::{MemoryStats, MemtableMemory};
+pub use moved::MergeCounts;
+use moved::{MergesDone, Moved};
 
 /// Running totals since open.
 #[derive(Default)]
@@ -22,12 +26,15 @@ pub(crate) struct Counters {
     batches: AtomicU64,
     operations: AtomicU64,
     bytes_ingested: AtomicU64,
-    segment_bytes: AtomicU64,
+    flushing: Moved,
+    merging: Moved,
     graph_rows_built: AtomicU64,
     graphs_built: AtomicU64,
     graphs_kept: AtomicU64,
     flushes: AtomicU64,
-    merges: AtomicU64,
+    merges: MergesDone,
+    merges_cancelled: AtomicU64,
+    merges_failed: AtomicU64,
     slowdowns: AtomicU64,
     stalls: AtomicU64,
     stall_nanos: AtomicU64,
@@ -37,6 +44,10 @@ fn add(counter: &AtomicU64, value: u64) {
     counter.fetch_add(value, Ordering::Relaxed);
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Counters {
     pub(crate) fn batch(&self, operations: u64, bytes: u64) {
         add(&self.batches, 1);
@@ -44,8 +55,23 @@ impl Counters {
         add(&self.bytes_ingested, bytes);
     }
 
-    pub(crate) fn segment_written(&self, bytes: u64) {
-        add(&self.segment_bytes, bytes);
+    fn moved(&self, kind: Kind) -> &Moved {
+        match kind {
+            Kind::Flush => &self.flushing,
+            Kind::Merge => &self.merging,
+        }
+    }
+
+    pub(crate) fn read(&self, kind: Kind, bytes: u64) {
+        add(&self.moved(kind).read, bytes);
+    }
+
+    pub(crate) fn wrote(&self, kind: Kind, bytes: u64) {
+        add(&self.moved(kind).written, bytes);
+    }
+
+    pub(crate) fn took(&self, kind: Kind, time: Duration) {
+        add(&self.moved(kind).nanos, nanos(time));
     }
 
     pub(crate) fn graph_built(&self, made: GraphMade) {
@@ -60,8 +86,16 @@ impl Counters {
         add(&self.flushes, 1);
     }
 
-    pub(crate) fn merged(&self) {
-        add(&self.merges, 1);
+    pub(crate) fn merged(&self, reason: MergeReason) {
+        add(self.merges.of(reason), 1);
+    }
+
+    pub(crate) fn merge_cancelled(&self) {
+        add(&self.merges_cancelled, 1);
+    }
+
+    pub(crate) fn merge_failed(&self) {
+        add(&self.merges_failed, 1);
     }
 
     pub(crate) fn slowed(&self) {
@@ -70,10 +104,7 @@ impl Counters {
 
     pub(crate) fn stalled(&self, time: Duration) {
         add(&self.stalls, 1);
-        add(
-            &self.stall_nanos,
-            u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
-        );
+        add(&self.stall_nanos, nanos(time));
     }
 }
 
@@ -96,12 +127,39 @@ pub struct Stats {
     pub graphs_built: u64,
     /// Graphs that merges made out of that of their largest input.
     pub graphs_kept: u64,
-    /// Bytes of segments and deletion vectors written by flushes and merges.
+    /// Bytes of segments and deletion vectors written by flushes and merges: the two next
+    /// figures together.
     pub bytes_written_segments: u64,
+    /// Of these, by flushes. What was written in vain, and discarded, counts here as it does
+    /// for merges.
+    pub bytes_written_flushes: u64,
+    /// Of these, by merges.
+    pub bytes_written_merges: u64,
+    /// Bytes of segments that merges read to verify them before they copied what is live.
+    pub bytes_read_merges: u64,
+    /// Bytes that merges still have to write, an estimate: of all that the policy would have
+    /// merged, one merge after another, if nothing were written or deleted meanwhile, each
+    /// output with the live rows that its inputs have now. Those of a merge that runs are
+    /// among them until it is committed, and also those of merges that nobody does
+    /// (`Options::auto_compact`, `Db::pause_merges`).
+    pub merge_debt_bytes: u64,
+    /// How many merges these are.
+    pub merges_due: u64,
     /// Memtables flushed.
     pub flushes: u64,
+    /// How long flushes took, all together.
+    pub flush_time: Duration,
     /// Merges committed.
     pub merges: u64,
+    /// The same, by why they were due.
+    pub merges_by_reason: MergeCounts,
+    /// Merges that were ended before they were done.
+    pub merges_cancelled: u64,
+    /// Merges that failed.
+    pub merges_failed: u64,
+    /// How long merges took, all together: those that were cancelled or failed, and pauses,
+    /// included.
+    pub merge_time: Duration,
     /// Writes that were slowed because the memory budget was nearly used.
     pub slowdowns: u64,
     /// Writes that waited because it was used up.
@@ -165,17 +223,31 @@ impl Core {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (view, _) = self.published.get();
         let scrub = self.scrub_report();
+        let debt = self.merge_debt(&view);
+        let flushed = get(&counters.flushing.written);
+        let merged = get(&counters.merging.written);
+        let merges_by_reason = counters.merges.counts();
         let mut stats = Stats {
             batches: get(&counters.batches),
             operations: get(&counters.operations),
             bytes_ingested: get(&counters.bytes_ingested),
             bytes_written_log: self.log.bytes_written(),
-            bytes_written_segments: get(&counters.segment_bytes),
+            bytes_written_segments: flushed + merged,
+            bytes_written_flushes: flushed,
+            bytes_written_merges: merged,
+            bytes_read_merges: get(&counters.merging.read),
+            merge_debt_bytes: debt.bytes,
+            merges_due: debt.merges,
             graph_rows_built: get(&counters.graph_rows_built),
             graphs_built: get(&counters.graphs_built),
             graphs_kept: get(&counters.graphs_kept),
             flushes: get(&counters.flushes),
-            merges: get(&counters.merges),
+            flush_time: Duration::from_nanos(get(&counters.flushing.nanos)),
+            merges: merges_by_reason.total(),
+            merges_by_reason,
+            merges_cancelled: get(&counters.merges_cancelled),
+            merges_failed: get(&counters.merges_failed),
+            merge_time: Duration::from_nanos(get(&counters.merging.nanos)),
             slowdowns: get(&counters.slowdowns),
             stalls: get(&counters.stalls),
             stall_time: Duration::from_nanos(get(&counters.stall_nanos)),
@@ -206,6 +278,15 @@ impl Core {
 }
 
 impl Stats {
+    /// How often a byte was written to segments since the open for each that a flush wrote:
+    /// `bytes_written_segments` by `bytes_written_flushes`, 1 where nothing was merged. The
+    /// log is not part of it (`bytes_written_log`). `None` before the first flush.
+    #[must_use]
+    pub fn write_amplification(&self) -> Option<f64> {
+        let flushed = self.bytes_written_flushes;
+        (flushed > 0).then(|| self.bytes_written_segments as f64 / flushed as f64)
+    }
+
     /// Counts one live segment. A file that nobody has opened is not opened for it.
     fn add(&mut self, segment: &LiveSegment) {
         let file = &segment.file;

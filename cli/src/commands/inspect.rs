@@ -25,6 +25,8 @@ pub(crate) fn stats(args: &Stats) -> Result<(), Failure> {
             "least_sampled_recall",
             json!(stats.least_sampled_recall.map(rounded)),
         ),
+        ("merges_due", json!(stats.merges_due)),
+        ("merge_debt_bytes", json!(stats.merge_debt_bytes)),
         ("log_bytes", json!(stats.log_bytes)),
         ("memtable_heap_bytes", json!(stats.memtable_bytes)),
         ("segment_heap_bytes", json!(stats.segment_heap_bytes)),
@@ -95,7 +97,14 @@ pub(crate) fn compact(args: &Database) -> Result<(), Failure> {
     db.flush()?;
     let before = db.stats().segments;
     db.compact()?;
-    let after = db.stats().segments;
+    let stats = db.stats();
     db.close()?;
-    print_line(format_args!("{before} segments before, {after} after"))
+    print_line(format_args!(
+        "{before} segments before, {} after; {} merges read {} bytes and wrote {} in {:.1} s",
+        stats.segments,
+        stats.merges,
+        stats.bytes_read_merges,
+        stats.bytes_written_merges,
+        stats.merge_time.as_secs_f64()
+    ))
 }

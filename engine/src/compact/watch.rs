@@ -9,9 +9,10 @@ use std::sync::Arc;
 use esker_segment::CollectionId;
 
 use crate::core::{CollectionInfo, Core};
+use crate::events::{CancelReason, Job};
 use crate::merges::Leave;
 use crate::segment_file::LiveSegment;
-use crate::sync::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering};
 
 /// Who wants a merge.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,9 @@ pub(super) struct MergeWatch<'a> {
     pub(super) leave: Leave,
     /// Whether it builds a graph now.
     pub(super) builds: AtomicBool,
+    pub(super) job: &'a Job<'a>,
+    /// Why it was ended, once it was.
+    pub(super) ended: Mutex<Option<CancelReason>>,
 }
 
 impl MergeWatch<'_> {
@@ -84,23 +88,57 @@ impl MergeWatch<'_> {
         let (merges, clock) = (&self.core.merges, self.core.env.clock());
         // What is flushed during a pause outruns nothing.
         merges.wait_for_resume(&self.leave, clock, &|| self.is_over());
-        self.is_unwanted()
+        let why = self.why_unwanted();
+        if why.is_some() {
+            *self.ended.lock() = why;
+        }
+        why.is_some()
+    }
+
+    /// Why it ended, if it did not end by itself.
+    pub(super) fn why_ended(&self) -> CancelReason {
+        // Else what it did could not be committed any more.
+        self.ended.lock().unwrap_or(CancelReason::Closing)
     }
 
     fn is_unwanted(&self) -> bool {
+        self.why_unwanted().is_some()
+    }
+
+    fn why_unwanted(&self) -> Option<CancelReason> {
         let outrun = || self.builds.load(Ordering::Relaxed) && self.is_outrun();
-        self.is_over() || outrun()
+        self.why_over()
+            .or_else(|| outrun().then_some(CancelReason::Outrun))
     }
 
     /// Whether somebody ended it.
     fn is_over(&self) -> bool {
-        self.core.cancel.load(Ordering::Acquire)
-            || self.core.merges.is_cancelled(&self.leave)
-            || self.gives_way()
+        self.why_over().is_some()
     }
 
-    /// Bytes were read or written: waits if that was too fast.
-    pub(super) fn moved(&self, bytes: u64) {
+    fn why_over(&self) -> Option<CancelReason> {
+        if self.core.cancel.load(Ordering::Acquire) {
+            Some(CancelReason::Closing)
+        } else if self.core.merges.is_cancelled(&self.leave) {
+            Some(CancelReason::Asked)
+        } else {
+            self.gives_way().then_some(CancelReason::GaveWay)
+        }
+    }
+
+    /// Bytes of an input are read: waits if that is too fast.
+    pub(super) fn read(&self, bytes: u64) {
+        self.job.read(bytes);
+        self.moved(bytes);
+    }
+
+    /// As [`MergeWatch::read`], for bytes of the output that were written.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.job.wrote(bytes);
+        self.moved(bytes);
+    }
+
+    fn moved(&self, bytes: u64) {
         let clock = self.core.env.clock();
         self.core.merges.moved(bytes, clock, &|| self.is_unwanted());
     }

@@ -67,6 +67,7 @@ impl Db {
         let compacted = core.compact_all(announced, options.cancel.as_ref());
         core.garbage.collect(core.storage());
         core.warm_all();
+        core.deliver_own_events();
         flushed.and(compacted)
     }
 }

@@ -6,6 +6,7 @@
 
 mod collection;
 mod compact;
+mod events;
 mod graph;
 mod recovery;
 mod residency;
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 
 pub use collection::CollectionOptions;
 pub use compact::CompactOptions;
+pub(crate) use events::EventCallback;
 pub use graph::{
     DEFAULT_ALPHA, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_MAX_DEGREE, GraphOptions,
 };
@@ -146,6 +148,7 @@ pub struct Options {
     pub(crate) graph: GraphOptions,
     pub(crate) build_threads: Option<usize>,
     pub(crate) recovery_progress: Option<ProgressCallback>,
+    pub(crate) events: Option<EventCallback>,
     pub(crate) verify_on_open: VerifyOnOpen,
     pub(crate) scrub_interval: Option<Duration>,
     pub(crate) scrub_bytes_per_second: u64,
@@ -178,6 +181,7 @@ impl Default for Options {
             graph: GraphOptions::default(),
             build_threads: None,
             recovery_progress: None,
+            events: None,
             verify_on_open: VerifyOnOpen::default(),
             scrub_interval: None,
             scrub_bytes_per_second: DEFAULT_SCRUB_BYTES_PER_SECOND,

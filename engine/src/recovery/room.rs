@@ -19,6 +19,7 @@ use super::Opening;
 use crate::batch::Operation;
 use crate::core::CollectionInfo;
 use crate::error::{Error, Result};
+use crate::events::{Event, FlushReport, Job, Kind};
 use crate::files::discard;
 use crate::flush::{Contents, MemtableRows, Superseded, changed_deletions, resolve_since};
 use crate::gc::FilePin;
@@ -185,6 +186,8 @@ impl Opening {
         version: &Version,
         state: &mut ManifestState,
     ) -> Result<()> {
+        let (counters, env) = (Arc::clone(&self.counters), Arc::clone(&self.options.env));
+        let job = Job::begin(Kind::Flush, &counters, env.clock());
         let contents = Contents::of(memtable);
         let mut superseded = Superseded::new();
         resolve_since(&contents, &Version::default(), version, &mut superseded)?;
@@ -200,12 +203,17 @@ impl Opening {
         if !contents.has_no_rows() {
             let rows = MemtableRows::new(memtable, &contents, &|| false, &self.outputs.builds);
             let with_graph = !self.options.auto_compact;
-            let segment = self
-                .outputs
-                .write_segment(info, &rows, with_graph, &|_| (), || None)?;
-            fields.push(Field::AddSegment(info.id, segment.meta));
+            let segment = self.outputs.write_segment(
+                info,
+                &rows,
+                with_graph,
+                &|bytes| job.wrote(bytes),
+                || None,
+            )?;
+            fields.push(Field::AddSegment(info.id, segment.file.meta));
             output = Some(segment);
         }
+        let report = FlushReport::of(info, &contents, output.as_ref(), &self.options.graph);
         // Not earlier: together they may take as much as the memtable. Nor later, when
         // something was taken into the state: damage may still end this.
         let deletions = changed_deletions(version, &superseded)?;
@@ -214,10 +222,21 @@ impl Opening {
         let changed = self.room.changed.entry(info.id).or_default();
         changed.extend(deletions.keys());
         if let Some(collection) = self.view.collections.get_mut(&info.id) {
-            collection.version = Arc::new(version.with(&[], output, deletions));
+            collection.version =
+                Arc::new(version.with(&[], output.map(|output| output.file), deletions));
             collection.drop_frozen(memtable);
         }
         self.counters.flushed();
+        let time = job.end();
+        self.events.push(|| {
+            Event::FlushDone(FlushReport {
+                while_opening: true,
+                superseded_rows: superseded.values().map(|rows| rows.len() as u64).sum(),
+                bytes_written: job.bytes_written(),
+                time,
+                ..report
+            })
+        });
         Ok(())
     }
 
@@ -239,6 +258,7 @@ impl Opening {
     /// The pins hold the files until the manifest names them.
     pub(super) fn write_deletions(&mut self, state: &mut ManifestState) -> Result<Vec<FilePin>> {
         let mut pins = Vec::new();
+        let job = Job::begin(Kind::Flush, &self.counters, self.options.env.clock());
         if planted("open.flush_deletions") {
             self.room.changed.clear();
         }
@@ -255,10 +275,11 @@ impl Opening {
                     Some((segment.id(), Arc::clone(deleted)))
                 })
                 .collect();
-            let (fields, pin) = self.outputs.write_deletions(id, &vectors)?;
+            let (fields, pin) = self.outputs.write_deletions(id, &vectors, &job)?;
             apply(state, fields)?;
             pins.extend(pin);
         }
+        job.end();
         Ok(pins)
     }
 

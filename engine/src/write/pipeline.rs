@@ -16,6 +16,7 @@ use crate::background::FLUSH;
 use crate::batch::{Operation, WriteBatch, decode};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::events::{Event, Stall, StallReport};
 use crate::memory::Charge;
 use crate::options::{Background, Durability, WriteOptions};
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -297,7 +298,10 @@ impl Core {
                 ));
             }
             self.check_writable()?;
-            stalled_since.get_or_insert_with(|| clock.now());
+            if stalled_since.is_none() {
+                stalled_since = Some(clock.now());
+                self.tell(|| Event::StallBegun(Stall::new(bytes, &self.budget)));
+            }
             self.freeze_all();
             match self.options.background {
                 Background::Threads => {
@@ -315,7 +319,9 @@ impl Core {
             }
         });
         if let Some(since) = stalled_since {
-            self.counters.stalled(clock.now().saturating_sub(since));
+            let time = clock.now().saturating_sub(since);
+            self.counters.stalled(time);
+            self.tell(|| Event::StallEnded(StallReport::new(bytes, time, result.is_ok())));
         }
         result
     }

@@ -12,6 +12,7 @@ use esker::{CollectionOptions, Db, Snapshot};
 use super::ops::{COLLECTIONS, Case, CrashSpec, Op};
 use super::record::Recorder;
 use super::summary::Summary;
+use super::told::Told;
 use crate::oracle::{Loss, Oracle, Outcome, Queries, Seen, State, WriteId, check_snapshot};
 use crate::sim::{At, Crash, Fault, Moment, SimEnv};
 
@@ -47,6 +48,7 @@ pub(super) struct Machine<'a> {
     /// Keeps what a crash could leave, if that is asked for.
     pub(super) recorder: Option<Recorder>,
     pub(super) summary: Summary,
+    told: Told,
 }
 
 /// Runs a case. The error says what went wrong, and what the machine did.
@@ -79,6 +81,7 @@ impl<'a> Machine<'a> {
             past: String::new(),
             recorder: None,
             summary: Summary::default(),
+            told: Told::default(),
         }
     }
 }
@@ -159,7 +162,8 @@ impl Machine<'_> {
             result = result.and_then(|()| check_snapshot(&db, snapshot, state, &queries));
         }
         self.env.pause_faults(false);
-        result
+        result?;
+        self.told.check(&db.stats())
     }
 
     /// Learns what callbacks said to be on the disk.
@@ -190,6 +194,7 @@ impl Machine<'_> {
             .take()
             .expect("it stops only where it was planned");
         self.note_callbacks();
+        self.told.check(&self.db().stats())?;
         self.let_go();
         self.summary.crashes += 1;
         let loss = self.replace(spec.crash);
@@ -266,7 +271,7 @@ impl Machine<'_> {
         let settings = self.case.settings[self.opens % self.case.settings.len()];
         self.opens += 1;
         self.expect(self.oracle.clone());
-        let mut opened = Db::open(DIR, settings.options(&self.env));
+        let mut opened = Db::open(DIR, self.told.listen(settings.options(&self.env)));
         if let Err(error) = &opened
             && self.tolerant()
             && !self.env.is_stopped()
@@ -275,7 +280,7 @@ impl Machine<'_> {
             self.tolerate("an open", error)?;
             self.env.clear_faults();
             loss = worse(loss, Loss::Process);
-            opened = Db::open(DIR, settings.options(&self.env));
+            opened = Db::open(DIR, self.told.listen(settings.options(&self.env)));
         }
         let db = match opened {
             // It may not even notice, while it only tidies up.
@@ -283,6 +288,7 @@ impl Machine<'_> {
             Ok(db) => db,
             Err(error) => return Err(format!("the database does not open: {error}")),
         };
+        self.told.opened(&db.stats());
         self.mark();
         let report = db.recovery_report();
         self.summary.torn_tails += u64::from(report.torn_tail.is_some());

@@ -14,6 +14,7 @@ mod record;
 mod steps;
 mod summary;
 pub mod sweep;
+mod told;
 
 pub use machine::run;
 pub use ops::{
