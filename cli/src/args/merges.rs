@@ -63,9 +63,10 @@ into a database of its own, in as many segments of one size, each with a graph; 
 is merged. Then one thread asks all queries of each database in turn, at each size of the \
 search list, --repeat times; the fastest round counts. points has for each size recall, qps, \
 p50_us and p99_us, and cost_to_one: how many times as long a query takes as in one segment \
-with the same list. qps_at_recall lies between the two points around --recall, and \
-cost_to_one compares it with that of one segment; it is null where no size finds as much, \
-or one segment is not measured.")]
+with the same list. at_recall compares the fastest searches that find as much as each of \
+--recall: qps lies between the two points around it, or is that of the smallest list where \
+even that finds more, which found tells. What no size finds, or one segment was not measured \
+for, is null.")]
 #[command(after_help = "\
 Examples:
   esker bench-segments --data ./sift
@@ -93,13 +94,19 @@ pub(crate) struct BenchSegments {
         long,
         value_name = "L,...",
         value_delimiter = ',',
-        default_value = "16,24,32,48,64,96,128"
+        default_value = "10,16,24,32,48,64,96,128"
     )]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) l: Vec<u64>,
-    /// The recall at which numbers of segments are compared
-    #[arg(long, default_value_t = 0.95, value_name = "SHARE", value_parser = parse_share)]
-    pub(crate) recall: f64,
+    /// Recalls at which numbers of segments are compared
+    #[arg(
+        long,
+        value_name = "SHARE,...",
+        value_delimiter = ',',
+        default_value = "0.95,0.99",
+        value_parser = parse_share
+    )]
+    pub(crate) recall: Vec<f64>,
     /// Queries to ask, from the start of the file [default: all]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) queries: Option<u64>,

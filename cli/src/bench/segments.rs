@@ -137,33 +137,63 @@ fn measure(
 }
 
 fn line(args: &BenchSegments, load: &Load, parts: &Parts, one: Option<&Parts>) -> Value {
-    let at_recall = |parts: &Parts| qps_at(&front(&parts.points), args.recall);
-    let own = at_recall(parts);
-    let cost = |one: Option<f64>, own: Option<f64>| Some(round(one? / own?, 3));
-    let ones = args
-        .l
-        .iter()
-        .enumerate()
-        .map(|(at, l)| (l, one.and_then(|one| one.points.get(at))));
-    let point = |((l, one), point): ((&u64, Option<&Point>), &Point)| {
+    let ones = |at| one.and_then(|one| one.points.get(at));
+    let points = args.l.iter().zip(&parts.points).enumerate();
+    let points = points.map(|(at, (l, point))| {
         json!({
             "l": l,
             "recall": round(point.recall, 4),
             "qps": round(point.qps, 1),
             "p50_us": round(point.p50_us, 1),
             "p99_us": round(point.p99_us, 1),
-            "cost_to_one": cost(one.map(|one| one.qps), Some(point.qps)),
+            "cost_to_one": ones(at).map(|one| round(one.qps / point.qps, 3)),
         })
-    };
-    let points: Vec<Value> = ones.zip(&parts.points).map(point).collect();
+    });
+    let at_recall = args.recall.iter().map(|recall| {
+        let own = found(&parts.points, *recall);
+        let one = one.and_then(|one| found(&one.points, *recall));
+        json!({
+            "wanted": recall,
+            "found": own.map(|(found, _)| round(found, 4)),
+            "qps": own.map(|(_, qps)| round(qps, 1)),
+            "cost_to_one": own.zip(one).map(|((_, own), (_, one))| round(one / own, 3)),
+        })
+    });
     json!({
         "segments": parts.segments,
-        "at_recall": args.recall,
-        "qps_at_recall": own.map(|qps| round(qps, 1)),
-        "cost_to_one": cost(one.and_then(at_recall), own),
-        "points": points,
+        "at_recall": at_recall.collect::<Vec<Value>>(),
+        "points": points.collect::<Vec<Value>>(),
         "k": args.k,
         "rows": load.rows,
         "dimension": load.dimension,
     })
+}
+
+/// What the fastest search finds that finds as much as is wanted, and how many of them there
+/// are in a second: in between where lists find less and more, else of the smallest list.
+fn found(points: &[Point], wanted: f64) -> Option<(f64, f64)> {
+    let front = front(points);
+    let qps = qps_at(&front, wanted)?;
+    let least = front.first().map_or(wanted, |point| point.recall);
+    Some((least.max(wanted), qps))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_every_list_finds_more_that_is_said() {
+        let point = |(recall, qps)| Point {
+            recall,
+            qps,
+            p50_us: 1.0,
+            p99_us: 2.0,
+        };
+        let points = [(0.96, 400.0), (0.98, 100.0)].map(point);
+        assert_eq!(found(&points, 0.9), Some((0.96, 400.0)));
+        let (recall, qps) = found(&points, 0.97).unwrap();
+        assert!((recall - 0.97).abs() < 1e-9 && (qps - 200.0).abs() < 1e-6);
+        assert_eq!(found(&points, 0.99), None);
+    }
 }
