@@ -140,8 +140,16 @@ fn searches_are_measured_while_rows_come_and_when_all_is_quiet() {
     }
     // Half a second of writes, at least a second until it has settled, each query once.
     assert!(number("rows_per_s") <= 6200.0, "{report}");
-    assert!((20.0..=400.0).contains(&number("searches")), "{report}");
-    assert!(number("settling_searches") > 50.0, "{report}");
+    let most = |seconds: f64| 200.0 * seconds + 3.0;
+    let written = 3000.0 / number("rows_per_s");
+    assert!(number("searches") <= most(written), "{report}");
+    assert!(number("settling_searches") <= most(number("settle_s") + 0.1));
+    // On a machine that does other work, many are missed.
+    assert!(number("searches") >= 10.0, "{report}");
+    assert!(
+        number("settling_searches") > most(written) / 2.0,
+        "{report}"
+    );
     assert_eq!(report["quiet_searches"], 7);
     assert!(number("settle_s") >= 1.0, "{report}");
     let ratio = number("p50_us") / number("quiet_p50_us");

@@ -114,10 +114,9 @@ fn generations_are_compared_with_a_rebuild() {
         assert_eq!((&line["live_rows"], &line["l"]), (&2700.into(), &20.into()));
         assert_eq!(line["replaced"], if generation == 0 { 0 } else { 270 });
         let [kept, built] = ["recall", "recall_rebuild"].map(|name| number(line, name));
-        assert!(
-            (0.7..=1.0).contains(&kept) && (0.7..=1.0).contains(&built),
-            "{line}"
-        );
+        // Who is near depends on who is there.
+        assert!((0.98..=1.0).contains(&kept), "{line}");
+        assert!((0.98..=1.0).contains(&built), "{line}");
         assert!(
             (number(line, "loss_points") - 100.0 * (built - kept)).abs() < 0.02,
             "{line}"
