@@ -43,6 +43,10 @@ fn every_field_is_there_and_possible() {
     let mean = report["raw_rows_per_s"].as_f64().unwrap();
     assert!((mean - (before + after) / 2.0).abs() <= 1.0, "{report}");
     assert!(report["stall_s"].as_f64().unwrap() >= 0.0, "{report}");
+    assert_eq!(
+        (&report["stalls"], &report["slowdowns"]),
+        (&0.into(), &0.into())
+    );
     assert!(report["segments"].as_u64().unwrap() >= 1, "{report}");
     // Every row reaches the log and a segment.
     assert!(

@@ -21,8 +21,9 @@ one thread, and averaged (raw_rows_per_s); where the two differ much the disk wa
 busy or drifting, and the comparison says little. The metric is that of DIR/metric, else \
 l2.
 
-stall_s is the time that writers were held back, all threads together; flush_s \
-the flush that follows the last acknowledgement; segments and write_amplification \
+stall_s is the time that writers waited for memory to be flushed, all threads together, in so \
+many stalls; slowdowns are writes that were put off by half a millisecond before it came to \
+that; flush_s the flush that follows the last acknowledgement; segments and write_amplification \
 (bytes written to logs and segments for each byte ingested) are taken after it. \
 peak_rss_mb is the most memory that was resident, mapped files among it, since the \
 database was made. What the system does not tell is null.

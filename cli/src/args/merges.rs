@@ -63,7 +63,8 @@ into a database of its own, in as many segments of one size, each with a graph; 
 is merged. Then one thread asks all queries of each database in turn, at each size of the \
 search list, --repeat times; the fastest round counts. points has for each size recall, qps, \
 p50_us and p99_us, and cost_to_one: how many times as long a query takes as in one segment \
-with the same list. at_recall compares the fastest searches that find as much as each of \
+with the same list, in the mean, and in p50_to_one at the median, which other work on the \
+machine moves less. at_recall compares the fastest searches that find as much as each of \
 --recall: qps lies between the two points around it, or is that of the smallest list where \
 even that finds more, which found tells. What no size finds, or one segment was not measured \
 for, is null.")]

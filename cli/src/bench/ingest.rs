@@ -233,6 +233,8 @@ fn report(args: &BenchIngest, load: &Load, ingest: &Ingest, [before, after]: [f6
         "raw_rows_per_s_before": before.round(),
         "raw_rows_per_s_after": after.round(),
         "stall_s": stats.stall_time.as_secs_f64(),
+        "stalls": stats.stalls,
+        "slowdowns": stats.slowdowns,
         "flush_s": ingest.flush.as_secs_f64(),
         "segments": stats.segments,
         "write_amplification": amplification(stats),

@@ -147,16 +147,21 @@ fn line(args: &BenchSegments, load: &Load, parts: &Parts, one: Option<&Parts>) -
             "p50_us": round(point.p50_us, 1),
             "p99_us": round(point.p99_us, 1),
             "cost_to_one": ones(at).map(|one| round(one.qps / point.qps, 3)),
+            "p50_to_one": ones(at).map(|one| round(point.p50_us / one.p50_us, 3)),
         })
     });
     let at_recall = args.recall.iter().map(|recall| {
         let own = found(&parts.points, *recall);
-        let one = one.and_then(|one| found(&one.points, *recall));
+        let to_one = |speed: fn(&Point) -> f64| {
+            let of = |points: &[Point]| found(&by(points, speed), *recall).map(|(_, speed)| speed);
+            Some(round(of(&one?.points)? / of(&parts.points)?, 3))
+        };
         json!({
             "wanted": recall,
             "found": own.map(|(found, _)| round(found, 4)),
             "qps": own.map(|(_, qps)| round(qps, 1)),
-            "cost_to_one": own.zip(one).map(|((_, own), (_, one))| round(one / own, 3)),
+            "cost_to_one": to_one(|point| point.qps),
+            "p50_to_one": to_one(|point| 1e6 / point.p50_us),
         })
     });
     json!({
@@ -167,6 +172,13 @@ fn line(args: &BenchSegments, load: &Load, parts: &Parts, one: Option<&Parts>) -
         "rows": load.rows,
         "dimension": load.dimension,
     })
+}
+
+/// The points with another measure of their speed.
+fn by(points: &[Point], speed: fn(&Point) -> f64) -> Vec<Point> {
+    let mut points = points.to_vec();
+    points.iter_mut().for_each(|point| point.qps = speed(point));
+    points
 }
 
 /// What the fastest search finds that finds as much as is wanted, and how many of them there
