@@ -4,6 +4,8 @@
 //! that it ends with exit code 2. Must not know: how commands work.
 
 mod bench;
+mod ingest;
+mod merges;
 mod salvage;
 
 use std::path::PathBuf;
@@ -11,7 +13,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::text;
-pub(crate) use bench::{Bench, BenchIngest, BenchMerge, Figures, LoadArgs};
+pub(crate) use bench::{Bench, Figures, LoadArgs, check_lists};
+pub(crate) use ingest::BenchIngest;
+pub(crate) use merges::{BenchChurn, BenchMerge, BenchSegments};
 pub(crate) use salvage::Salvage;
 
 /// Store vectors durably and search them.
@@ -127,44 +131,10 @@ Examples:
 Example:
   esker compact ./db")]
     Compact(Database),
-    /// Measure how fast rows are acknowledged, beside the bare disk
-    #[command(long_about = "\
-Measure how fast rows are acknowledged, beside the bare disk.
-
-Rows of DIR/base.fvecs or DIR/base.bvecs are written in batches through the \
-public API, from the first write to the last acknowledgement (rows_per_s). A loop \
-of plain writes of as many bytes to a growing file in the same directory, each \
-followed by fdatasync unless --durability is os, is measured before and after, in \
-one thread, and averaged (raw_rows_per_s); where the two differ much the disk was \
-busy or drifting, and the comparison says little. The metric is that of DIR/metric, else \
-l2.
-
-stall_s is the time that writers were held back, all threads together; flush_s \
-the flush that follows the last acknowledgement; segments and write_amplification \
-(bytes written to logs and segments for each byte ingested) are taken after it. \
-What the system does not tell is null.")]
-    #[command(after_help = "\
-Examples:
-  esker bench-ingest --data ./sift --rows 200000 --durability os --json
-  esker bench-ingest --data ./sift --threads 4 --batch 100")]
     BenchIngest(BenchIngest),
-    /// Measure a merge that keeps a graph, beside one that builds it anew
-    #[command(long_about = "\
-Measure a merge that keeps a graph, beside one that builds it anew.
-
-The first rows of DIR/base.fvecs or DIR/base.bvecs, a share of --split, are loaded and \
-compacted into one segment; the others are flushed to segments beside it. Then all are \
-compacted: once the merge may make its graph out of the large one (seconds, cpu_s, \
-peak_rss_mb), once, in a second database, it builds a graph of all rows \
-(seconds_rebuild, ...). cpu_ratio is the processor time of the one over that of the other, \
-all threads; recall_merge and recall_rebuild what both find of the k true neighbours \
-with the same search list; graph_rows the rows that got their edges in the merge. \
-What the system does not tell is null.")]
-    #[command(after_help = "\
-Examples:
-  esker bench-merge --data ./sift
-  esker bench-merge --data ./sift --split 0.8 --l 32,64,128 --json")]
     BenchMerge(BenchMerge),
+    BenchSegments(BenchSegments),
+    BenchChurn(BenchChurn),
     /// Measure speed and recall of searches, and what they cost
     #[command(long_about = "\
 Measure speed and recall of searches, and what they cost.
@@ -211,10 +181,14 @@ Examples:
     Figures(Figures),
     /// Internal: the process that the demo kills.
     #[command(hide = true)]
-    DemoChild { dir: PathBuf },
+    DemoChild {
+        dir: PathBuf,
+    },
     /// Internal: removes a temporary directory once its owner is gone.
     #[command(hide = true)]
-    SweepScratch { dir: PathBuf },
+    SweepScratch {
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -47,6 +47,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Compact(args) => commands::compact(&args),
         Command::BenchIngest(args) => bench::ingest(&args),
         Command::BenchMerge(args) => bench::merge(&args),
+        Command::BenchSegments(args) => bench::segments(&args),
+        Command::BenchChurn(args) => bench::churn(&args),
         Command::Bench(args) => bench::search(&args),
         Command::Figures(args) => figures::run(&args),
         Command::DemoChild { dir } => demo::child::run(&dir),

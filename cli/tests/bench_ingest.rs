@@ -43,6 +43,10 @@ fn every_field_is_there_and_possible() {
     let mean = report["raw_rows_per_s"].as_f64().unwrap();
     assert!((mean - (before + after) / 2.0).abs() <= 1.0, "{report}");
     assert!(report["stall_s"].as_f64().unwrap() >= 0.0, "{report}");
+    assert_eq!(
+        (&report["stalls"], &report["slowdowns"]),
+        (&0.into(), &0.into())
+    );
     assert!(report["segments"].as_u64().unwrap() >= 1, "{report}");
     // Every row reaches the log and a segment.
     assert!(
@@ -67,7 +71,10 @@ fn every_field_is_there_and_possible() {
 #[test]
 fn a_run_longer_than_the_file_has_distinct_keys_from_all_threads() {
     let bench = data();
-    let report = run(&bench, "--rows 1730 --batch 90 --threads 3 --db kept");
+    let report = run(
+        &bench,
+        "--rows 1730 --batch 90 --threads 3 --noise 0 --db kept",
+    );
     assert_eq!(report["rows"], 1730);
     assert_eq!(report["durability"], "sync");
     assert_eq!(report["writers"], 3);
@@ -82,6 +89,137 @@ fn a_run_longer_than_the_file_has_distinct_keys_from_all_threads() {
     );
     bench.fails("bench-ingest --data data --db kept", 1, "earlier run");
     bench.fails("bench-ingest --data data --db new --writers 1,2", 2, "--db");
+}
+
+/// Components of a row of a kept database.
+fn vector(bench: &Bench, db: &str, key: &str) -> Vec<f64> {
+    let got: Value =
+        serde_json::from_str(&bench.ok(&format!("get {db} bench {key} --json"))).unwrap();
+    let components = got["vector"].as_array().unwrap().iter();
+    components.map(|x| x.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn rows_beyond_the_file_lie_close_by_and_in_every_run_at_the_same_place() {
+    let bench = data();
+    let line = "--rows 1101 --batch 90 --durability os";
+    let report = run(&bench, &format!("{line} --db one"));
+    assert_eq!(report["noise"], 0.1);
+    run(&bench, &format!("{line} --threads 3 --db two"));
+    // Rows 100, 600 and 1100: all are the file's row 100.
+    let [own, repeat, again] = [
+        r"\x00\x00\x00\x00\x00\x00\x00d",
+        r"\x00\x00\x00\x00\x00\x00\x02X",
+        r"\x00\x00\x00\x00\x00\x00\x04L",
+    ];
+    assert_eq!(vector(&bench, "one", own), [101.0; 16]);
+    let moved = vector(&bench, "one", repeat);
+    assert_eq!(moved, vector(&bench, "two", repeat));
+    assert_ne!(moved, vector(&bench, "one", again));
+    let squares: f64 = moved.iter().map(|x| (x - 101.0) * (x - 101.0)).sum();
+    // Vectors are 4 x 250.5 long in the mean, and move by a tenth.
+    assert!((50.0..200.0).contains(&squares.sqrt()), "{moved:?}");
+    bench.fails("bench-ingest --data data --noise 2", 2, "--noise");
+}
+
+/// With queries beside the rows.
+fn queries() -> Bench {
+    let bench = data();
+    let queries: Vec<Vec<f32>> = (0..7).map(|i| vec![70.0 * i as f32; 16]).collect();
+    bench.fvecs("data/query.fvecs", &queries);
+    bench
+}
+
+#[test]
+fn searches_are_measured_while_rows_come_and_when_all_is_quiet() {
+    let bench = queries();
+    let report = run(
+        &bench,
+        "--rows 3000 --batch 50 --write-rate 6000 --search --search-rate 200 --budget 32 --l 20",
+    );
+    let number = |name: &str| report[name].as_f64().unwrap_or(f64::NAN);
+    for phase in ["", "settling_", "quiet_"] {
+        let [p50, p99] = ["p50_us", "p99_us"].map(|name| number(&format!("{phase}{name}")));
+        assert!(0.0 < p50 && p50 <= p99, "{phase}: {report}");
+    }
+    // Half a second of writes, at least a second until it has settled, each query once.
+    assert!(number("rows_per_s") <= 6200.0, "{report}");
+    let most = |seconds: f64| 200.0 * seconds + 3.0;
+    let written = 3000.0 / number("rows_per_s");
+    assert!(number("searches") <= most(written), "{report}");
+    assert!(number("settling_searches") <= most(number("settle_s") + 0.1));
+    // On a machine that does other work, many are missed.
+    assert!(number("searches") >= 10.0, "{report}");
+    assert!(
+        number("settling_searches") > most(written) / 2.0,
+        "{report}"
+    );
+    assert_eq!(report["quiet_searches"], 7);
+    assert!(number("settle_s") >= 1.0, "{report}");
+    let ratio = number("p50_us") / number("quiet_p50_us");
+    assert!(
+        (number("p50_to_quiet") - ratio).abs() < 0.02 + 0.01 * ratio,
+        "{report}"
+    );
+    let samples = report["segments_over_time"].as_array().unwrap();
+    assert!((2..=24).contains(&samples.len()), "{report}");
+    let last = samples.last().unwrap();
+    assert_eq!(last[1], report["settled_segments"]);
+    assert!(last[0].as_f64().unwrap() >= 1.5, "{report}");
+    assert!(
+        number("segments_most") >= number("segments_mean"),
+        "{report}"
+    );
+    assert!(number("settled_write_amplification") >= number("write_amplification"));
+    assert!(number("written_to_live") >= 1.0, "{report}");
+    assert_eq!(report["budget_mb"], 32.0);
+    assert_eq!((&report["l"], &report["k"]), (&20.into(), &10.into()));
+    // All rows have a graph in the end, whose edges were chosen once or more.
+    assert!(number("builds_a_row") >= 1.0, "{report}");
+    assert!(number("rows_without_graph_most") <= 3000.0, "{report}");
+    if cfg!(target_os = "linux") {
+        assert!(number("peak_rss_to_budget") > 0.0, "{report}");
+        assert!(number("peak_anon_to_budget") > 0.0, "{report}");
+        assert!(number("peak_anon_mb") <= number("peak_rss_mb"), "{report}");
+    }
+}
+
+#[test]
+fn without_a_pause_there_is_no_search_that_is_missed() {
+    let bench = queries();
+    let report = run(
+        &bench,
+        "--rows 500 --durability os --search --search-rate 0 --queries 3",
+    );
+    assert_eq!(report["missed_searches"], 0);
+    assert_eq!(report["quiet_searches"], 3);
+    assert!(
+        report["settling_searches"].as_u64() > Some(1000),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_pace_that_cannot_be_kept_is_told() {
+    let bench = queries();
+    let line = "--rows 500 --durability os --search --search-rate 1000000";
+    let report = run(&bench, line);
+    assert!(report["missed_searches"].as_u64() > Some(1000), "{report}");
+}
+
+#[test]
+fn what_is_searched_for_is_read_before_anything_is_written() {
+    let bench = data();
+    let fails = |line: &str, code, part: &str| {
+        let line = format!("bench-ingest --data data --db never {line}");
+        bench.fails(&line, code, part);
+    };
+    fails("--search", 1, "query.fvecs");
+    fails("--search --l 4", 2, "--l 4 is below --k 10");
+    fails("--search-rate 5", 2, "--search");
+    assert!(!bench.path("never").exists());
+    let report = run(&bench, "--durability os");
+    assert!(report.get("p50_us").is_none(), "{report}");
 }
 
 #[test]

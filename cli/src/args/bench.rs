@@ -1,4 +1,4 @@
-//! The options of `esker bench`, `bench-ingest` and `figures`.
+//! The options of `esker bench` and `figures`, and what all measurements load.
 //!
 //! Must not know: how anything is measured.
 
@@ -27,68 +27,21 @@ pub(crate) struct LoadArgs {
     pub(crate) batch: u64,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct BenchIngest {
-    #[command(flatten)]
-    pub(crate) load: LoadArgs,
-    /// Directory for the database, which is then kept [default: a temporary one]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) db: Option<PathBuf>,
-    /// Rows to write; the file is gone through again, under new keys, if it has fewer
-    /// [default: those of the file]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
-    pub(crate) rows: Option<u64>,
-    /// Numbers of threads that write, one measurement each, every one in a database of
-    /// its own
-    #[arg(
-        long,
-        alias = "threads",
-        value_name = "N,...",
-        value_delimiter = ',',
-        default_value = "1"
-    )]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
-    pub(crate) writers: Vec<u64>,
-    /// Print one JSON object a line, one for each number of writers
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchMerge {
-    #[command(flatten)]
-    pub(crate) load: LoadArgs,
-    /// Rows to load from the start of the file [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
-    pub(crate) rows: Option<u64>,
-    /// Share of the rows that the large segment has
-    #[arg(long, default_value_t = 0.9, value_name = "SHARE", value_parser = parse_share)]
-    pub(crate) split: f64,
-    /// Neighbours that each query asks for
-    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub(crate) k: u64,
-    /// Sizes of the search list, each at least k
-    #[arg(
-        long,
-        value_name = "L,...",
-        value_delimiter = ',',
-        default_value = "64"
-    )]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    pub(crate) l: Vec<u64>,
-    /// Queries to ask, from the start of the file [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) queries: Option<u64>,
-    /// Print one JSON object a line, one for each size of the search list
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
 /// A share between 0 and 1, exclusive.
-fn parse_share(text: &str) -> Result<f64, String> {
+pub(super) fn parse_share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if 0.0 < share && share < 1.0 => Ok(share),
         _ => Err("a number between 0 and 1, like 0.9".to_owned()),
+    }
+}
+
+/// Refuses sizes of the search list of which one is below `k`.
+pub(crate) fn check_lists(sizes: &[u64], k: u64) -> Result<(), Failure> {
+    match sizes.iter().find(|l| **l < k) {
+        None => Ok(()),
+        Some(l) => Err(Failure::Usage(format!(
+            "--l {l} is below --k {k}: a list of the nearest {l} rows holds no {k} answers"
+        ))),
     }
 }
 
@@ -162,12 +115,7 @@ impl Bench {
     /// The sizes of the search list that are named or the default ones: at least one,
     /// none below `k`.
     pub(crate) fn sizes(&self) -> Result<Vec<u64>, Failure> {
-        if let Some(l) = self.l.iter().find(|l| **l < self.k) {
-            return Err(Failure::Usage(format!(
-                "--l {l} is below --k {}: a list of the nearest {l} rows holds no {} answers",
-                self.k, self.k
-            )));
-        }
+        check_lists(&self.l, self.k)?;
         if !self.l.is_empty() {
             return Ok(self.l.clone());
         }

@@ -1,6 +1,7 @@
 //! `esker bench-ingest`: how fast rows are acknowledged, beside the bare disk.
 //!
-//! Owns the measurement and its JSON object for each number of writers. Invariants: the
+//! Owns the measurement and its JSON object for each number of writers; what searches
+//! meet meanwhile is measured by [`super::beside`]. Invariants: the
 //! bare disk is measured in the same directory before and after each, since disks drift
 //! by more than what is to be told apart; the rows are in memory before the clock runs,
 //! as those of the bare writes are.
@@ -8,13 +9,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use esker::Durability;
+use esker::{Collection, DEFAULT_MEMORY_BUDGET, Db, Durability, Options};
 use serde_json::{Value, json};
 
+use super::beside::Searches;
 use super::load::{KEY_BYTES, Load};
-use super::memory;
 use super::raw::RawWrites;
-use super::report::print_report;
+use super::repeats::Repeats;
+use super::report::{print_report, round};
+use super::settle::settle;
+use super::{cpu, memory};
 use crate::args::BenchIngest;
 use crate::failure::Failure;
 use crate::scratch::{Scratch, parent_of};
@@ -23,15 +27,42 @@ use crate::scratch::{Scratch, parent_of};
 struct Ingest {
     /// From the first write to the last acknowledgement.
     elapsed: Duration,
+    /// When that was.
+    written: Instant,
     /// The flush after it.
     flush: Duration,
+    /// After the flush.
     stats: esker::Stats,
+    peak_rss_mb: Option<f64>,
+    /// What searches met, and the database once it had settled.
+    beside: Option<Value>,
 }
+
+/// The process before the database was made.
+struct Before {
+    rss_mb: Option<f64>,
+    anon_mb: Option<f64>,
+    cpu_s: Option<f64>,
+    peak_begins: bool,
+}
+
+impl Before {
+    /// The most that was resident since then.
+    fn peak_rss_mb(&self) -> Option<f64> {
+        memory::peak_rss_mb().filter(|_| self.peak_begins)
+    }
+}
+
+const MIB: f64 = (1 << 20) as f64;
 
 /// Runs the whole measurement and prints it.
 pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
     let mut load = Load::plan(&args.load, args.rows, 1)?;
     load.hold_rows()?;
+    load.rate = args.write_rate;
+    load.repeats = Repeats::new(args.noise, load.mean_length, load.dimension);
+    let searches = args.search.then(|| Searches::new(args, &load));
+    let searches = searches.transpose()?;
     if args.writers.len() > 1 && args.db.is_some() {
         return Err(Failure::Usage(
             "--db keeps one database, and each number of --writers gets its own".to_owned(),
@@ -40,11 +71,11 @@ pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
     let mut of_one = None;
     for &writers in &args.writers {
         load.threads = writers;
-        let mut report = measure(args, &load)?;
+        let mut report = measure(args, &load, searches.as_ref())?;
         let rate = report.get("rows_per_s").and_then(Value::as_f64);
         of_one = if writers == 1 { rate } else { of_one };
         if let (Some(rate), Some(one), Some(fields)) = (rate, of_one, report.as_object_mut()) {
-            fields.insert("to_one_writer".to_owned(), json!(rounded(rate / one)));
+            fields.insert("to_one_writer".to_owned(), json!(round(rate / one, 3)));
         }
         print_report(&report, args.json)?;
     }
@@ -52,7 +83,7 @@ pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
 }
 
 /// One measurement, in a database that is gone afterwards unless it was asked for.
-fn measure(args: &BenchIngest, load: &Load) -> Result<Value, Failure> {
+fn measure(args: &BenchIngest, load: &Load, searches: Option<&Searches>) -> Result<Value, Failure> {
     let db = args.db.as_deref();
     let scratch = Scratch::new_in(&db.map_or_else(std::env::temp_dir, parent_of))?;
     let db_dir = db.map_or_else(|| scratch.path().join("db"), Path::to_path_buf);
@@ -64,14 +95,9 @@ fn measure(args: &BenchIngest, load: &Load) -> Result<Value, Failure> {
         sync: matches!(load.durability, Durability::Sync),
     };
     let before = raw.measure(scratch.path())?;
-    let ingest = run(load, &db_dir)?;
+    let ingest = run(args, load, searches, &db_dir)?;
     let after = raw.measure(scratch.path())?;
     Ok(report(args, load, &ingest, [before, after]))
-}
-
-/// Three digits are more than a shared disk is good for.
-fn rounded(ratio: f64) -> f64 {
-    (ratio * 1000.0).round() / 1000.0
 }
 
 /// A database that is a mount point of its own would be compared with another disk.
@@ -93,44 +119,137 @@ fn check_one_disk(db: &Path, scratch: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn run(load: &Load, db_dir: &Path) -> Result<Ingest, Failure> {
-    let (db, collection) = load.create(db_dir)?;
-    let elapsed = load.write(&db, &collection, 0..load.rows)?;
-    let written = Instant::now();
-    db.flush()?;
-    let flush = written.elapsed();
-    let stats = db.stats();
+fn run(
+    args: &BenchIngest,
+    load: &Load,
+    searches: Option<&Searches>,
+    db_dir: &Path,
+) -> Result<Ingest, Failure> {
+    let mut options = Options::default();
+    if let Some(mib) = args.budget {
+        options = options.memory_budget(usize::try_from(mib << 20).unwrap_or(usize::MAX));
+    }
+    let before = Before {
+        rss_mb: memory::rss_mb(),
+        anon_mb: memory::anon_mb(),
+        cpu_s: cpu::seconds(),
+        peak_begins: memory::forget_peak(),
+    };
+    let (db, collection) = load.create_with(db_dir, options)?;
+    let ingest = match searches {
+        None => write(load, &db, &collection, &before)?,
+        Some(searches) => write_beside(args, load, searches, (&db, &collection), &before)?,
+    };
     load.check_count(&collection)?;
     db.close()?;
+    Ok(ingest)
+}
+
+/// Writes and flushes all rows.
+fn write(
+    load: &Load,
+    db: &Db,
+    collection: &Collection,
+    before: &Before,
+) -> Result<Ingest, Failure> {
+    let elapsed = load.write(db, collection, 0..load.rows)?;
+    let written = Instant::now();
+    db.flush()?;
     Ok(Ingest {
         elapsed,
-        flush,
-        stats,
+        written,
+        flush: written.elapsed(),
+        stats: db.stats(),
+        peak_rss_mb: before.peak_rss_mb(),
+        beside: None,
     })
+}
+
+/// The same while one thread searches, which goes on until the database has settled.
+fn write_beside(
+    args: &BenchIngest,
+    load: &Load,
+    searches: &Searches,
+    (db, collection): (&Db, &Collection),
+    before: &Before,
+) -> Result<Ingest, Failure> {
+    let ((mut ingest, settle), seen) = searches.beside(db, collection, |beside| {
+        let ingest = write(load, db, collection, before)?;
+        settle(db, &|| beside.searcher())?;
+        let settle = ingest.written.elapsed();
+        Ok((ingest, settle))
+    })?;
+    ingest.peak_rss_mb = before.peak_rss_mb();
+    let cpu_s = cpu::seconds().zip(before.cpu_s);
+    let quiet = searches.quiet(db, collection, &seen)?;
+    let mut fields = searches.fields(&seen, &quiet, ingest.written);
+    let stats = db.stats();
+    let budget = args
+        .budget
+        .map_or(DEFAULT_MEMORY_BUDGET as f64 / MIB, |mib| mib as f64);
+    let to_budget = |peak: Option<f64>, before: Option<f64>| {
+        let (peak, before) = peak.zip(before)?;
+        Some(round((peak - before) / budget, 2))
+    };
+    let live = stats.segment_bytes as f64;
+    let more = json!({
+        "settle_s": round(settle.as_secs_f64(), 1),
+        "cpu_s": cpu_s.map(|(after, before)| round(after - before, 1)),
+        "builds_a_row": round(stats.graph_rows_built as f64 / load.rows as f64, 3),
+        "merges": stats.merges,
+        "settled_segments": stats.segments,
+        "settled_write_amplification": amplification(&stats),
+        "written_to_live": (live > 0.0)
+            .then(|| round(stats.bytes_written_segments as f64 / live, 3)),
+        "rss_before_mb": before.rss_mb.map(|mb| round(mb, 1)),
+        "budget_mb": round(budget, 1),
+        "peak_rss_to_budget": to_budget(ingest.peak_rss_mb, before.rss_mb),
+        "peak_anon_to_budget": to_budget(seen.peak_anon_mb(), before.anon_mb),
+        "search_rate": args.search_rate,
+        "l": args.l,
+        "k": args.k,
+    });
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    ingest.beside = Some(fields);
+    Ok(ingest)
+}
+
+/// Bytes written to logs and segments for each byte ingested.
+fn amplification(stats: &esker::Stats) -> Option<f64> {
+    let written = stats.bytes_written_log + stats.bytes_written_segments;
+    (stats.bytes_ingested > 0).then(|| round(written as f64 / stats.bytes_ingested as f64, 3))
 }
 
 fn report(args: &BenchIngest, load: &Load, ingest: &Ingest, [before, after]: [f64; 2]) -> Value {
     let stats = &ingest.stats;
-    let written = stats.bytes_written_log + stats.bytes_written_segments;
     let rate = load.rows as f64 / ingest.elapsed.as_secs_f64();
     let raw = (before + after) / 2.0;
-    json!({
+    let mut report = json!({
         "rows_per_s": rate.round(),
-        "to_raw": rounded(rate / raw),
+        "to_raw": round(rate / raw, 3),
         "raw_rows_per_s": raw.round(),
         "raw_rows_per_s_before": before.round(),
         "raw_rows_per_s_after": after.round(),
         "stall_s": stats.stall_time.as_secs_f64(),
+        "stalls": stats.stalls,
+        "slowdowns": stats.slowdowns,
         "flush_s": ingest.flush.as_secs_f64(),
         "segments": stats.segments,
-        "write_amplification": (stats.bytes_ingested > 0)
-            .then(|| written as f64 / stats.bytes_ingested as f64),
-        "peak_rss_mb": memory::peak_rss_mb().map(|mb| (mb * 10.0).round() / 10.0),
+        "write_amplification": amplification(stats),
+        "peak_rss_mb": ingest.peak_rss_mb.map(|mb| round(mb, 1)),
         "rows": load.rows,
         "dimension": load.dimension,
         "batch": load.batch,
         "durability": args.load.durability.name(),
         "writers": load.threads,
-        "held_mb": (load.held_bytes() as f64 / (1 << 20) as f64).round(),
-    })
+        "write_rate": load.rate,
+        "noise": args.noise,
+        "held_mb": (load.held_bytes() as f64 / MIB).round(),
+    });
+    if let (Some(fields), Some(Value::Object(more))) = (report.as_object_mut(), &ingest.beside) {
+        fields.extend(more.clone());
+    }
+    report
 }

@@ -40,26 +40,36 @@ impl<'a> Judge<'a> {
         k: u64,
         queries: Option<u64>,
     ) -> Result<Self, Failure> {
-        if k > load.rows {
-            return Err(Failure::Usage(format!(
-                "--k {k} is more than the {} rows that there are",
-                load.rows
-            )));
-        }
-        let mut judge = Self {
-            base: Vecs::open(&load.base)?,
-            load,
-            k: usize::try_from(k).unwrap_or(usize::MAX),
-            queries: read_queries(load, dir, queries)?,
-            bounds: Vec::new(),
-            row: Vec::new(),
-        };
+        let mut judge = Self::without_truth(load, dir, k, queries)?;
         if load.rows < load.file_rows {
             judge.compute_bounds()?;
         } else {
             judge.read_bounds(dir)?;
         }
         Ok(judge)
+    }
+
+    /// As [`Judge::new`], before anybody has said what is true.
+    pub(super) fn without_truth(
+        load: &'a Load,
+        dir: &Path,
+        k: u64,
+        queries: Option<u64>,
+    ) -> Result<Self, Failure> {
+        if k > load.rows {
+            return Err(Failure::Usage(format!(
+                "--k {k} is more than the {} rows that there are",
+                load.rows
+            )));
+        }
+        Ok(Self {
+            base: Vecs::open(&load.base)?,
+            load,
+            k: usize::try_from(k).unwrap_or(usize::MAX),
+            queries: read_queries(load, dir, queries)?,
+            bounds: Vec::new(),
+            row: Vec::new(),
+        })
     }
 
     /// All queries in order.
@@ -136,34 +146,62 @@ impl<'a> Judge<'a> {
 
     /// Compares every query with every row that is loaded.
     fn compute_bounds(&mut self) -> Result<(), Failure> {
+        let nearest = self.nearest(self.k)?;
+        self.set_truth(&nearest, |_| true);
+        Ok(())
+    }
+
+    /// For each query its `count` nearest rows, nearest first, with their distances.
+    pub(super) fn nearest(&mut self, count: usize) -> Result<Vec<Vec<(f64, u64)>>, Failure> {
         let dimension = self.load.dimension as usize;
-        let mut nearest = vec![Vec::with_capacity(self.k + 1); self.queries().len()];
+        let mut nearest = vec![Vec::with_capacity(count + 1); self.queries().len()];
         for first in (0..self.load.rows).step_by(CHUNK as usize) {
             self.row.clear();
-            let count = CHUNK.min(self.load.rows - first);
+            let rows = CHUNK.min(self.load.rows - first);
             self.base
-                .read_vectors(first, count, &mut self.row)
+                .read_vectors(first, rows, &mut self.row)
                 .map_err(|error| Failure::file("reading", &self.load.base, &error))?;
             for (query, nearest) in self.queries().zip(&mut nearest) {
-                for row in self.row.chunks_exact(dimension) {
-                    let distance = distance(self.load.metric, query, row);
-                    let place = nearest.partition_point(|other| *other <= distance);
-                    if place < self.k {
-                        nearest.truncate(self.k - 1);
-                        nearest.insert(place, distance);
+                for (row, vector) in (first..).zip(self.row.chunks_exact(dimension)) {
+                    let distance = distance(self.load.metric, query, vector);
+                    let place = nearest.partition_point(|(other, _)| *other <= distance);
+                    if place < count {
+                        nearest.truncate(count - 1);
+                        nearest.insert(place, (distance, row));
                     }
                 }
             }
         }
-        let kth = nearest.iter().filter_map(|nearest| nearest.last());
-        self.bounds = kth.map(|kth| tie_bound(*kth)).collect();
         // No rows stay in memory, also not those of one chunk.
         self.row = Vec::new();
-        Ok(())
+        Ok(nearest)
+    }
+
+    /// Judges from now on by those of the nearest rows that `is_there`; false if too few of
+    /// a query's are, so that it would take more of them.
+    pub(super) fn set_truth(
+        &mut self,
+        nearest: &[Vec<(f64, u64)>],
+        is_there: impl Fn(u64) -> bool,
+    ) -> bool {
+        let kth = |rows: &Vec<(f64, u64)>| {
+            let mut rows = rows.iter().filter(|(_, row)| is_there(*row));
+            rows.nth(self.k - 1)
+                .map(|(distance, _)| tie_bound(*distance))
+        };
+        let bounds: Option<Vec<f64>> = nearest.iter().map(kth).collect();
+        let is_enough = bounds.is_some();
+        self.bounds = bounds.unwrap_or_default();
+        is_enough
     }
 }
 
-fn read_queries(load: &Load, dir: &Path, count: Option<u64>) -> Result<Vec<f32>, Failure> {
+/// Components of the first queries of the file, all unless a number is given.
+pub(super) fn read_queries(
+    load: &Load,
+    dir: &Path,
+    count: Option<u64>,
+) -> Result<Vec<f32>, Failure> {
     let path = dataset::vectors(dir, "query")?;
     let mut file = Vecs::open(&path)?;
     if file.width() != load.dimension {
@@ -193,6 +231,7 @@ fn read_queries(load: &Load, dir: &Path, count: Option<u64>) -> Result<Vec<f32>,
 mod tests {
     use esker::{Durability, Metric};
 
+    use super::super::repeats::Repeats;
     use super::*;
 
     const QUERY: [f32; 2] = [1.0, 0.0];
@@ -206,26 +245,33 @@ mod tests {
 
     fn recall(metric: Metric, rows: u64, truth: [u32; 2], answers: &[u64]) -> Result<f64, Failure> {
         let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str| dir.path().join(name);
+        let load = load(dir.path(), metric, rows, truth);
+        Judge::new(&load, dir.path(), 2, None)?.recall(&[answers.to_vec()])
+    }
+
+    fn load(dir: &Path, metric: Metric, rows: u64, truth: [u32; 2]) -> Load {
+        let file = |name: &str| dir.join(name);
         vecs(
             &file("base.fvecs"),
             &ROWS.map(|row| row.map(f32::to_le_bytes)),
         );
         vecs(&file("query.fvecs"), &[QUERY.map(f32::to_le_bytes)]);
         vecs(&file("groundtruth.ivecs"), &[truth.map(u32::to_le_bytes)]);
-        let load = Load {
+        Load {
             base: file("base.fvecs"),
             file_rows: ROWS.len() as u64,
             codes: esker::CodeKind::default(),
             dimension: 2,
             metric,
+            mean_length: 1.0,
+            repeats: Repeats::default(),
             rows,
             batch: 1,
             threads: 1,
             durability: Durability::Os,
+            rate: None,
             held: Vec::new(),
-        };
-        Judge::new(&load, dir.path(), 2, None)?.recall(&[answers.to_vec()])
+        }
     }
 
     #[test]
@@ -251,6 +297,22 @@ mod tests {
             assert_eq!(recall(&[0, 2]).unwrap(), 1.0, "three rows tie");
             assert_eq!(recall(&[3, 1]).unwrap(), 0.5);
         }
+    }
+
+    #[test]
+    fn of_rows_that_are_gone_none_is_true() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = load(dir.path(), Metric::L2, 5, [0, 1]);
+        let mut judge = Judge::without_truth(&load, dir.path(), 2, None).unwrap();
+        let nearest = judge.nearest(4).unwrap();
+        let rows: Vec<u64> = nearest[0].iter().map(|(_, row)| *row).collect();
+        assert_eq!(rows, [0, 1, 2, 3]);
+        assert!(judge.set_truth(&nearest, |row| row != 0 && row != 2));
+        assert_eq!(judge.recall(&[vec![1, 3]]).unwrap(), 1.0);
+        assert_eq!(judge.recall(&[vec![3, 4]]).unwrap(), 0.5);
+        assert!(!judge.set_truth(&nearest, |row| row == 3), "one is not two");
+        assert!(judge.set_truth(&nearest, |_| true));
+        assert_eq!(judge.recall(&[vec![1, 3]]).unwrap(), 0.5);
     }
 
     #[test]

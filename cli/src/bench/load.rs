@@ -19,6 +19,7 @@ use esker::{
 };
 
 use super::dataset;
+use super::repeats::Repeats;
 use crate::args::LoadArgs;
 use crate::failure::Failure;
 use crate::progress;
@@ -33,6 +34,10 @@ pub(super) struct Load {
     pub(super) base: PathBuf,
     /// Rows in the file; the load goes through it as often as it must.
     pub(super) file_rows: u64,
+    /// How long their vectors are in the mean.
+    pub(super) mean_length: f64,
+    /// Where rows beyond those of the file lie.
+    pub(super) repeats: Repeats,
     pub(super) dimension: u32,
     pub(super) metric: Metric,
     pub(super) codes: CodeKind,
@@ -40,6 +45,8 @@ pub(super) struct Load {
     pub(super) batch: u64,
     pub(super) threads: u64,
     pub(super) durability: Durability,
+    /// Most rows that are written in a second, by all threads.
+    pub(super) rate: Option<u64>,
     /// The file's vectors, if they are to be taken from memory.
     pub(super) held: Vec<f32>,
 }
@@ -55,15 +62,20 @@ impl Load {
         let base = dataset::vectors(&args.data, "base")?;
         let mut file = Vecs::open(&base)?;
         let rows = rows.unwrap_or(file.rows());
-        let mut row = Vec::new();
+        let (mut row, mut lengths) = (Vec::new(), 0.0);
         for first in (0..file.rows()).step_by(1000) {
             row.clear();
             let count = 1000.min(file.rows() - first);
             file.read_vectors(first, count, &mut row)
                 .map_err(|error| Failure::file("reading", &base, &error))?;
+            let vectors = row.chunks_exact(file.width() as usize);
+            let squares = vectors.map(|vector| vector.iter().map(|x| x * x).sum::<f32>());
+            lengths += squares.map(|square| f64::from(square).sqrt()).sum::<f64>();
         }
         Ok(Self {
             file_rows: file.rows(),
+            mean_length: lengths / file.rows() as f64,
+            repeats: Repeats::default(),
             dimension: file.width(),
             metric: dataset::metric(&args.data)?,
             codes: args.codes.into(),
@@ -71,9 +83,28 @@ impl Load {
             batch: args.batch.min(rows),
             threads,
             durability: args.durability.into(),
+            rate: None,
             base,
             held: Vec::new(),
         })
+    }
+
+    /// As [`Load::plan`], of rows of the file alone: the file's truth knows no others.
+    pub(super) fn plan_of_file(
+        args: &LoadArgs,
+        rows: Option<u64>,
+        threads: u64,
+    ) -> Result<Self, Failure> {
+        let load = Self::plan(args, rows, threads)?;
+        if load.rows <= load.file_rows {
+            return Ok(load);
+        }
+        Err(Failure::Usage(format!(
+            "--rows {} is more than the {} of {}",
+            load.rows,
+            load.file_rows,
+            load.base.display()
+        )))
     }
 
     /// Reads the vectors into memory, unless they are very many, so that what is
@@ -139,6 +170,7 @@ impl Load {
         let next_batch = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
         let bar = progress::bar("ingest", rows.end - rows.start);
+        let started = Instant::now();
         let worker = || {
             let mut file = Vecs::open(&self.base)?;
             while !stop.load(Ordering::Relaxed) {
@@ -150,6 +182,11 @@ impl Load {
                     break;
                 }
                 let count = self.batch.min(rows.end - first);
+                if let Some(rate) = self.rate {
+                    let due = (first - rows.start) as f64 / rate as f64;
+                    let due = Duration::try_from_secs_f64(due).unwrap_or(Duration::MAX);
+                    std::thread::sleep(due.saturating_sub(started.elapsed()));
+                }
                 let result = self.write_batch(db, collection, &mut file, first, count);
                 if result.is_err() {
                     stop.store(true, Ordering::Relaxed);
@@ -159,7 +196,6 @@ impl Load {
             }
             Ok(())
         };
-        let started = Instant::now();
         let result = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..self.threads).map(|_| scope.spawn(worker)).collect();
             let join = |worker: ScopedJoinHandle<'_, Result<(), Failure>>| {
@@ -183,29 +219,72 @@ impl Load {
         first: u64,
         count: u64,
     ) -> Result<(), Failure> {
-        let mut vectors = Vec::new();
+        let (mut vectors, mut moved) = (Vec::new(), Vec::new());
         let mut read = 0;
         let dimension = self.dimension as usize;
         let mut batch = WriteBatch::new();
         while read < count {
             let row = (first + read) % self.file_rows;
             let run = (count - read).min(self.file_rows - row);
-            let held = self.held.get(row as usize * dimension..);
-            let rows = match held.and_then(|held| held.get(..run as usize * dimension)) {
-                Some(rows) => rows,
-                None => {
-                    vectors.clear();
-                    file.read_vectors(row, run, &mut vectors)
-                        .map_err(|error| Failure::file("reading", &self.base, &error))?;
-                    &vectors
-                }
-            };
+            let rows = self.file_vectors(file, row, run, &mut vectors)?;
             for (key, vector) in (first + read..).zip(rows.chunks_exact(dimension)) {
+                let vector = match key < self.file_rows {
+                    true => vector,
+                    false => self.repeats.of(key, vector, &mut moved),
+                };
                 batch.put(collection, key, vector)?;
             }
             read += run;
         }
         db.write_with(batch, WriteOptions::new().durability(self.durability))?;
+        Ok(())
+    }
+
+    /// The components of `count` rows of the file, from memory or read into `read`.
+    fn file_vectors<'a>(
+        &'a self,
+        file: &mut Vecs<File>,
+        first: u64,
+        count: u64,
+        read: &'a mut Vec<f32>,
+    ) -> Result<&'a [f32], Failure> {
+        let dimension = self.dimension as usize;
+        let held = self.held.get(first as usize * dimension..);
+        if let Some(rows) = held.and_then(|held| held.get(..count as usize * dimension)) {
+            return Ok(rows);
+        }
+        read.clear();
+        file.read_vectors(first, count, read)
+            .map_err(|error| Failure::file("reading", &self.base, &error))?;
+        Ok(read)
+    }
+
+    /// Deletes rows and then puts others, rows of the file both, in batches of the plan's size.
+    pub(super) fn replace(
+        &self,
+        db: &Db,
+        collection: &Collection,
+        gone: &[u64],
+        come: &[u64],
+    ) -> Result<(), Failure> {
+        let options = WriteOptions::new().durability(self.durability);
+        let size = usize::try_from(self.batch).unwrap_or(usize::MAX);
+        for rows in gone.chunks(size) {
+            let mut batch = WriteBatch::new();
+            rows.iter()
+                .try_for_each(|row| batch.delete(collection, *row))?;
+            db.write_with(batch, options)?;
+        }
+        let mut file = Vecs::open(&self.base)?;
+        let mut read = Vec::new();
+        for rows in come.chunks(size) {
+            let mut batch = WriteBatch::new();
+            for row in rows {
+                let vector = self.file_vectors(&mut file, *row, 1, &mut read)?;
+                batch.put(collection, *row, vector)?;
+            }
+            db.write_with(batch, options)?;
+        }
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use super::load::Load;
 use super::point::alone;
 use super::report::print_report;
 use super::{cpu, memory};
-use crate::args::BenchMerge;
+use crate::args::{BenchMerge, check_lists};
 use crate::failure::Failure;
 use crate::scratch::Scratch;
 
@@ -39,13 +39,8 @@ struct Merged {
 
 /// Runs the whole measurement and prints it.
 pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
-    if let Some(l) = args.l.iter().find(|l| **l < args.k) {
-        let k = args.k;
-        return Err(Failure::Usage(format!(
-            "--l {l} is below --k {k}: such a list holds no {k} answers"
-        )));
-    }
-    let load = Load::plan(&args.load, args.rows, 1)?;
+    check_lists(&args.l, args.k)?;
+    let load = Load::plan_of_file(&args.load, args.rows, 1)?;
     let first = (load.rows as f64 * args.split).round() as u64;
     if first == 0 || first >= load.rows {
         return Err(Failure::Usage(format!(

@@ -40,13 +40,18 @@ pub(super) struct Point {
 pub(super) struct Latencies(Vec<Duration>);
 
 impl Latencies {
-    fn new(mut latencies: Vec<Duration>) -> Self {
+    pub(super) fn new(mut latencies: Vec<Duration>) -> Self {
         latencies.sort_unstable();
         Self(latencies)
     }
 
-    fn total(&self) -> Duration {
+    pub(super) fn total(&self) -> Duration {
         self.0.iter().sum()
+    }
+
+    /// How many queries there were.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Queries a second of their own time.

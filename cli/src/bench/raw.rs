@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::random::Random;
 use crate::failure::Failure;
 
 /// Most bytes of one measurement. The rate does not change with more, and a
@@ -68,14 +69,10 @@ impl RawWrites {
 
 /// Bytes that neither a disk nor a filesystem compresses.
 fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = Random::new(1);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        // xorshift64: any state but zero goes through all others.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
+        bytes.extend_from_slice(&random.next().to_le_bytes());
     }
     bytes.truncate(len);
     bytes

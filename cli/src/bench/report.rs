@@ -17,7 +17,8 @@ use crate::figures::OURS;
 
 const MIB: f64 = (1 << 20) as f64;
 
-fn round(value: f64, digits: i32) -> f64 {
+/// As many digits behind the point as are worth reading.
+pub(super) fn round(value: f64, digits: i32) -> f64 {
     let unit = 10f64.powi(digits);
     (value * unit).round() / unit
 }

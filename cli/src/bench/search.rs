@@ -46,15 +46,7 @@ pub(super) struct Built {
 /// Runs the whole measurement and prints each point as soon as it is there.
 pub(crate) fn search(args: &Bench) -> Result<(), Failure> {
     let named = (!args.sweep).then(|| args.sizes()).transpose()?;
-    let load = Load::plan(&args.load, args.rows, args.writers)?;
-    if load.rows > load.file_rows {
-        return Err(Failure::Usage(format!(
-            "--rows {} is more than the {} of {}",
-            load.rows,
-            load.file_rows,
-            load.base.display()
-        )));
-    }
+    let load = Load::plan_of_file(&args.load, args.rows, args.writers)?;
     if args.unflushed >= load.rows {
         return Err(Failure::Usage(format!(
             "--unflushed {} leaves none of {} rows for a segment",

@@ -20,8 +20,9 @@ use crate::args::Figures;
 use crate::failure::{Failure, print_line};
 use plot::Plot;
 
+pub(crate) use curve::{front, qps_at};
 pub(crate) use image::Format;
-pub(crate) use input::{Data, Setting, read_of};
+pub(crate) use input::{Data, Point, Setting, read_of};
 pub(crate) use table::{OURS, markdown};
 
 /// `esker figures`

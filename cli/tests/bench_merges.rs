@@ -1,0 +1,170 @@
+//! `bench-segments` and `bench-churn`: lines whose every field is measured.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "test code, also outside of #[test] functions"
+)]
+
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod support;
+
+use serde_json::Value;
+use support::Bench;
+
+const ROWS: u32 = 9000;
+
+/// Rows on a grid that is shuffled, and queries between them; no truth.
+fn data() -> Bench {
+    let bench = Bench::new();
+    let place = |i: u32| {
+        // 7919 is a prime that does not divide the number of rows.
+        let at = i * 7919 % ROWS;
+        vec![(at % 30) as f32, (at / 30 % 30) as f32, (at / 900) as f32]
+    };
+    let rows: Vec<Vec<f32>> = (0..ROWS).map(place).collect();
+    bench.fvecs("data/base.fvecs", &rows);
+    let queries = (0..20).map(|i| vec![i as f32 + 0.3, 28.9 - i as f32, 4.4]);
+    bench.fvecs("data/query.fvecs", &queries.collect::<Vec<_>>());
+    bench
+}
+
+fn run(bench: &Bench, line: &str) -> Vec<Value> {
+    let out = bench.ok(line);
+    bench.assert_clean();
+    let lines = out.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().unwrap()
+}
+
+fn number(line: &Value, name: &str) -> f64 {
+    line[name]
+        .as_f64()
+        .unwrap_or_else(|| panic!("{name} of {line}"))
+}
+
+#[test]
+fn segments_are_compared_with_one() {
+    let bench = data();
+    let line = "bench-segments --data data --rows 8400 --durability os --segments 4,1 --l 10,40 \
+                --recall 0.5,0.999999 --repeat 2 --json";
+    let lines = run(&bench, line);
+    assert_eq!(lines.len(), 2);
+    let one = &lines[1];
+    for (line, segments) in lines.iter().zip([4, 1]) {
+        assert_eq!(line["segments"], segments);
+        assert_eq!((&line["rows"], &line["k"]), (&8400.into(), &10.into()));
+        let points = line["points"].as_array().unwrap();
+        assert_eq!(points.len(), 2);
+        for ((point, of_one), l) in points
+            .iter()
+            .zip(one["points"].as_array().unwrap())
+            .zip([10, 40])
+        {
+            assert_eq!(point["l"], l);
+            assert!((0.8..=1.0).contains(&number(point, "recall")), "{line}");
+            assert!(number(point, "p50_us") <= number(point, "p99_us"));
+            let slower = number(point, "p50_us") / number(of_one, "p50_us");
+            assert!((number(point, "p50_to_one") - slower).abs() < 0.02 * slower);
+            let cost = number(of_one, "qps") / number(point, "qps");
+            assert!((number(point, "cost_to_one") - cost).abs() < 0.001 + cost * 0.001);
+        }
+        // Both lists find more than half: the smaller is compared, and what it finds told.
+        let half = &line["at_recall"][0];
+        assert_eq!(half["wanted"], 0.5);
+        assert_eq!(half["found"], points[0]["recall"], "{line}");
+        assert_eq!(half["qps"], points[0]["qps"], "{line}");
+        for cost in ["cost_to_one", "p50_to_one"] {
+            let of_list = number(&points[0], cost);
+            assert!((number(half, cost) - of_list).abs() < 0.01, "{line}");
+        }
+    }
+    assert_eq!(one["at_recall"][0]["cost_to_one"], 1.0);
+    // More is found by lists in each of four segments than in one.
+    let recall = |line: &Value| number(&line["points"][0], "recall");
+    assert!(recall(&lines[0]) >= recall(one), "{lines:?}");
+}
+
+#[test]
+fn what_has_no_graphs_is_not_compared() {
+    let bench = data();
+    let fails = |line: &str, part: &str| {
+        bench.fails(&format!("bench-segments --data data {line}"), 2, part);
+    };
+    fails("--segments 5", "--segments 5");
+    fails("--rows 9001", "--rows 9001");
+    fails("--k 20 --l 16", "--l 16 is below --k 20");
+    fails("--recall 1.5", "--recall");
+    let lines = run(
+        &bench,
+        "bench-segments --data data --rows 4100 --segments 2 --l 10 --json",
+    );
+    assert!(lines[0]["points"][0]["cost_to_one"].is_null(), "{lines:?}");
+    assert!(
+        lines[0]["at_recall"][0]["cost_to_one"].is_null(),
+        "{lines:?}"
+    );
+    bench.assert_clean();
+}
+
+#[test]
+fn generations_are_compared_with_a_rebuild() {
+    let bench = data();
+    let line = "bench-churn --data data --rows 3000 --durability os --l 20 --queries 15 --json";
+    let lines = run(&bench, &format!("{line} --generations 7"));
+    assert_eq!(lines.len(), 8);
+    for (line, generation) in lines.iter().zip(0..) {
+        assert_eq!(line["generation"], generation);
+        assert_eq!((&line["live_rows"], &line["l"]), (&2700.into(), &20.into()));
+        assert_eq!(line["replaced"], if generation == 0 { 0 } else { 270 });
+        let [kept, built] = ["recall", "recall_rebuild"].map(|name| number(line, name));
+        // Who is near depends on who is there.
+        assert!((0.98..=1.0).contains(&kept), "{line}");
+        assert!((0.98..=1.0).contains(&built), "{line}");
+        assert!(
+            (number(line, "loss_points") - 100.0 * (built - kept)).abs() < 0.02,
+            "{line}"
+        );
+        // So few rows were one segment before anything was replaced.
+        let built = if generation == 0 { 0 } else { 2700 };
+        assert_eq!(line["graph_rows_rebuild"], built, "{line}");
+        let rows = if line["kept_graph"] == true {
+            270
+        } else {
+            built
+        };
+        assert_eq!(line["graph_rows"], rows, "{line}");
+    }
+    // Nothing is kept of no graph, and a graph five times.
+    let kept: Vec<bool> = lines
+        .iter()
+        .map(|line| line["kept_graph"] == true)
+        .collect();
+    assert_eq!(kept.iter().filter(|kept| **kept).count(), 6, "{kept:?}");
+    assert_eq!((kept[0], kept[6]), (false, false), "{kept:?}");
+    assert_eq!(
+        lines[0]["recall"], lines[0]["recall_rebuild"],
+        "one graph, twice"
+    );
+    // The same rows are drawn again.
+    let recalls = |lines: &[Value]| {
+        let recalls = lines.iter().map(|line| line["recall_rebuild"].clone());
+        recalls.collect::<Vec<_>>()
+    };
+    let again = run(&bench, &format!("{line} --generations 2"));
+    assert_eq!(recalls(&again), recalls(&lines)[..3]);
+}
+
+#[test]
+fn a_generation_needs_rows_in_reserve() {
+    let bench = data();
+    let fails = |line: &str, part: &str| {
+        bench.fails(&format!("bench-churn --data data {line}"), 2, part);
+    };
+    fails("--live 0.95", "450 in reserve");
+    fails("--live 0.5 --share 0.00001", "at least one");
+    fails("--l 9", "--l 9 is below --k 10");
+    fails("--queries 21", "--queries 21");
+    bench.assert_clean();
+}
