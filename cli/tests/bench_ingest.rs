@@ -171,7 +171,9 @@ fn searches_are_measured_while_rows_come_and_when_all_is_quiet() {
         "{report}"
     );
     assert!(number("settled_write_amplification") >= number("write_amplification"));
-    assert!(number("written_to_live") >= 1.0, "{report}");
+    assert!(number("written_to_flushed") >= 1.0, "{report}");
+    let merged = number("merge_written_mb") > 0.0;
+    assert_eq!(merged, number("merges") > 0.0, "{report}");
     assert_eq!(report["budget_mb"], 32.0);
     assert_eq!((&report["l"], &report["k"]), (&20.into(), &10.into()));
     // All rows have a graph in the end, whose edges were chosen once or more.

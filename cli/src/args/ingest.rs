@@ -36,8 +36,9 @@ acknowledgement, settling_... of those after it, while flushed rows are merged a
 get their graphs (settle_s), quiet_... of the same queries at the same pace once \
 nothing else runs. segments_over_time has seconds and segments, segments_mean the mean \
 while rows were written; rows_without_graph_most the rows that a search had to scan at \
-worst. settled_write_amplification is taken in the end; written_to_live is bytes \
-written to segments for each byte that they have then. peak_rss_to_budget and \
+worst. settled_write_amplification is taken in the end; written_to_flushed is bytes \
+written to segments for each that flushes wrote, merge_read_mb and merge_written_mb are what merges \
+read and wrote. peak_rss_to_budget and \
 peak_anon_to_budget are what the process held more than before the database was made, \
 with mapped files and without, as a share of the memory budget, which counts neither \
 mapped files nor graphs; peak_anon_mb is sampled ten times a second.")]

@@ -191,7 +191,6 @@ fn write_beside(
         let (peak, before) = peak.zip(before)?;
         Some(round((peak - before) / budget, 2))
     };
-    let live = stats.segment_bytes as f64;
     let more = json!({
         "settle_s": round(settle.as_secs_f64(), 1),
         "cpu_s": cpu_s.map(|(after, before)| round(after - before, 1)),
@@ -199,8 +198,9 @@ fn write_beside(
         "merges": stats.merges,
         "settled_segments": stats.segments,
         "settled_write_amplification": amplification(&stats),
-        "written_to_live": (live > 0.0)
-            .then(|| round(stats.bytes_written_segments as f64 / live, 3)),
+        "written_to_flushed": stats.write_amplification().map(|share| round(share, 3)),
+        "merge_read_mb": round(stats.bytes_read_merges as f64 / MIB, 1),
+        "merge_written_mb": round(stats.bytes_written_merges as f64 / MIB, 1),
         "rss_before_mb": before.rss_mb.map(|mb| round(mb, 1)),
         "budget_mb": round(budget, 1),
         "peak_rss_to_budget": to_budget(ingest.peak_rss_mb, before.rss_mb),
