@@ -69,9 +69,9 @@ impl<S: SectionSource> KeptGraph for MergedRows<'_, S> {
         self.kept_stats().built_recall
     }
 
-    fn least_recall(&self) -> f32 {
+    fn least_recall(&self, sampled_rows: u32) -> f32 {
         let stats = self.kept_stats();
-        least_recall(stats.built_recall, stats.sampled_rows)
+        least_recall(stats.built_recall, sampled_rows)
     }
 
     fn number(&self, row: Row) -> Option<Row> {

@@ -394,7 +394,7 @@ impl Space for FromRow<'_> {
         if let Some(coded) = &self.coded
             && self
                 .vectors
-                .each_coded(coded, rows.iter().copied(), &mut emit)
+                .each_coded((self.row, coded), rows.iter().copied(), &mut emit)
         {
             return Ok(());
         }

@@ -32,9 +32,9 @@ pub trait KeptGraph: Sync {
     /// The recall that was sampled when it was built from nothing, 0 to 1.
     fn built_recall(&self) -> f32;
 
-    /// The recall that is expected of what is made out of it, measured in the same way: if
-    /// it falls short, a graph is built from nothing.
-    fn least_recall(&self) -> f32;
+    /// The recall that is expected of what is made out of it, on a sample of so many rows:
+    /// if it falls short, a graph is built from nothing.
+    fn least_recall(&self, sampled_rows: u32) -> f32;
 
     /// The source's number of a row; `None` for one that is gone. Ascending.
     fn number(&self, row: Row) -> Option<Row>;

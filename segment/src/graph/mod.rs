@@ -4,7 +4,8 @@
 //! that a greedy walk from one start point comes near any query. Invariants: at
 //! most R neighbours a row; every row is reachable from the start point; the same
 //! vectors, parameters and seed give the same graph on one machine, however many
-//! threads build it; distances may differ in their last bits between machines. Must not know: sections, files, which rows are live.
+//! threads build it; distances may differ in their last bits between machines. Must
+//! not know: sections, files, which rows are live.
 
 mod adjacency;
 mod build;
@@ -124,32 +125,35 @@ pub(crate) fn build(
             rows.rows()
         )));
     }
-    let mut vectors = BuildVectors::read(rows, metric, dimension)?;
+    let vectors = BuildVectors::read(rows, metric, dimension)?;
     let check = || rows.check_cancelled();
     let truth = recall::Truth::new(&vectors, executor, &check)?;
     let kept = rows.kept_graph();
-    if wants_codes(&vectors, kept.is_some()) {
-        let coded = coded::Coded::new(&vectors, executor, &check)?;
-        if coded.is_faithful(&vectors, truth.pairs()) {
-            vectors.choose_by(coded);
-        }
-    }
     let builder = match params.builder {
         GraphBuilder::Leaves if vectors.rows() < LEAST_LEAF_ROWS => GraphBuilder::Insertion,
         asked => asked,
     };
-    let work = Work {
-        vectors: &vectors,
+    let mut work = Work {
+        vectors,
         truth: &truth,
         params,
         builder,
         executor,
         check: &check,
     };
+    work.vectors.choose_by(work.codes(kept.is_some())?);
     let (edges, kept) = match kept.map(|kept| work.out_of(kept)).transpose()?.flatten() {
         Some(edges) => (edges, kept),
-        None => (work.build_anew()?, None),
+        None => {
+            // The same graph whether another was tried before or not.
+            if work.vectors.dimension() < LEAST_CODED {
+                work.vectors.choose_by(None);
+            }
+            (work.build_anew()?, None)
+        }
     };
+    let Work { mut vectors, .. } = work;
+    vectors.choose_by(None);
     let Edges {
         mut adjacency,
         order,
@@ -181,16 +185,6 @@ pub(crate) fn build(
 const LEAST_CODED: usize = 256;
 const LEAST_CODED_WALKS: usize = 64;
 
-/// Whether neighbours shall be chosen by codes.
-fn wants_codes(vectors: &BuildVectors, walks: bool) -> bool {
-    let least = if walks {
-        LEAST_CODED_WALKS
-    } else {
-        LEAST_CODED
-    };
-    vectors.rows() >= LEAST_LEAF_ROWS && vectors.dimension() >= least
-}
-
 /// A connected graph of all rows, and their order if it has one.
 struct Edges {
     adjacency: Adjacency,
@@ -202,7 +196,7 @@ struct Edges {
 
 /// What either way to a graph takes.
 struct Work<'a> {
-    vectors: &'a BuildVectors,
+    vectors: BuildVectors,
     truth: &'a recall::Truth,
     params: &'a GraphParams,
     builder: GraphBuilder,
@@ -211,8 +205,22 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Codes to choose neighbours by, if these pay.
+    fn codes(&self, walks: bool) -> Result<Option<coded::Coded>, SegmentError> {
+        let least = if walks {
+            LEAST_CODED_WALKS
+        } else {
+            LEAST_CODED
+        };
+        if self.vectors.rows() < LEAST_LEAF_ROWS || self.vectors.dimension() < least {
+            return Ok(None);
+        }
+        let coded = coded::Coded::new(&self.vectors, self.executor, self.check)?;
+        Ok(Some(coded).filter(|coded| coded.pays(self.truth.pairs())))
+    }
+
     fn build_anew(&self) -> Result<Edges, SegmentError> {
-        let (vectors, params, executor) = (self.vectors, self.params, self.executor);
+        let (vectors, params, executor) = (&self.vectors, self.params, self.executor);
         let (adjacency, order) = match self.builder {
             GraphBuilder::Leaves => {
                 let shape = pipnn::Shape::default();
@@ -229,10 +237,12 @@ impl Work<'_> {
 
     /// Out of one that is kept; `None` if that makes none that is good enough.
     fn out_of(&self, kept: &dyn KeptGraph) -> Result<Option<Edges>, SegmentError> {
-        let made = extend::build(self.vectors, self.params, kept, self.executor, self.check)?;
+        let made = extend::build(&self.vectors, self.params, kept, self.executor, self.check)?;
         let Some(made) = made else { return Ok(None) };
         let edges = self.connected(made.adjacency, Some(made.order), made.new_rows)?;
-        Ok(Some(edges).filter(|edges| edges.sample.recall >= kept.least_recall()))
+        let sample = edges.sample;
+        let is_enough = sample.recall >= kept.least_recall(sample.rows);
+        Ok(is_enough.then_some(edges))
     }
 
     fn connected(
@@ -241,7 +251,7 @@ impl Work<'_> {
         order: Option<Vec<u32>>,
         new_rows: u32,
     ) -> Result<Edges, SegmentError> {
-        let vectors = self.vectors;
+        let vectors = &self.vectors;
         let repaired = reach::connect(vectors, &mut adjacency, self.check)?;
         let truth = self.truth;
         let sample = truth.found(vectors, &adjacency, self.executor, self.check)?;

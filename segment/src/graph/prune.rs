@@ -112,8 +112,8 @@ pub(crate) fn prune(
 
 /// Chooses among a row's `list`, which was pruned before, and `offers` that came since,
 /// with a fraction of the comparisons: the list's rows are compared with offers alone. Who
-/// is in the list stays unless a nearer offer occludes it; an offer is left out where
-/// [`prune`] would leave it out.
+/// is in the list stays unless a nearer offer occludes it; an offer is left out where a
+/// nearer one of either occludes it. None may be the row itself or come twice.
 pub(crate) fn admit(
     vectors: &BuildVectors,
     row: u32,
@@ -180,7 +180,8 @@ fn round(other: &Waiting, alpha: f32) -> u8 {
 }
 
 /// Where the neighbours begin that the second round of [`prune`] chose: both rounds choose
-/// nearer rows first, so at the largest step back, if there is one.
+/// nearer rows first, so at the largest step back, if there is one. A guess where the list
+/// was filled up or is of another origin: then some offers count for more than they would.
 fn second_round(list: &[Waiting]) -> usize {
     let steps = list.iter().zip(list.iter().skip(1)).zip(1..);
     let steps = steps.map(|((a, b), at)| (ratio(a.distance, b.distance), at));

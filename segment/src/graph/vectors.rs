@@ -228,9 +228,9 @@ impl BuildVectors {
         }
     }
 
-    /// Has neighbours chosen by codes from now on.
-    pub(crate) fn choose_by(&mut self, coded: Coded) {
-        self.coded = Some(coded);
+    /// Has neighbours chosen by codes from now on, or by vectors alone.
+    pub(crate) fn choose_by(&mut self, coded: Option<Coded>) {
+        self.coded = coded;
     }
 
     /// A row to compare others with by codes, if neighbours are chosen by these.
@@ -238,19 +238,23 @@ impl BuildVectors {
         self.coded.as_ref().map(|coded| coded.row(row))
     }
 
-    /// Hands the distances of `others` from a row by codes to `emit`, in order; whether
-    /// there are codes.
+    /// Hands the distances of `others` from a row by codes to `emit`, in order, and by
+    /// vectors where codes do not tell; whether there are codes. `made` is the row's.
     #[inline]
     pub(crate) fn each_coded(
         &self,
-        row: &CodedRow,
+        (row, made): (u32, &CodedRow),
         others: impl ExactSizeIterator<Item = u32> + Clone,
-        emit: impl FnMut(f32),
+        mut emit: impl FnMut(f32),
     ) -> bool {
         let Some(coded) = &self.coded else {
             return false;
         };
-        coded.each(row, others, rows_ahead(coded.stride()), emit);
+        let mut rows = others.clone();
+        coded.each(made, others, rows_ahead(coded.stride()), |distance| {
+            let other = rows.next().unwrap_or(row);
+            emit(distance.unwrap_or_else(|| self.between(row, other)));
+        });
         true
     }
 
@@ -264,19 +268,18 @@ impl BuildVectors {
     ) -> &'s [f32] {
         let Distances { found, coded: made } = scratch;
         found.clear();
-        match &self.coded {
-            Some(coded) => {
-                let made = match made {
-                    Some(made) => {
-                        coded.set(row, made);
-                        made
-                    }
-                    None => made.insert(coded.row(row)),
-                };
-                coded.each(made, others, rows_ahead(coded.stride()), |d| found.push(d));
+        let Some(coded) = &self.coded else {
+            found.extend(others.map(|other| self.between(row, other)));
+            return found;
+        };
+        let made = match made {
+            Some(made) => {
+                coded.set(row, made);
+                made
             }
-            None => found.extend(others.map(|other| self.between(row, other))),
-        }
+            None => made.insert(coded.row(row)),
+        };
+        self.each_coded((row, made), others, |distance| found.push(distance));
         found
     }
 
@@ -286,7 +289,7 @@ impl BuildVectors {
         self.kernel.call(self.row(a), self.row(b))
     }
 
-    /// Asks for what [`BuildVectors::distances`] will read of a row.
+    /// Asks for what [`BuildVectors::distances`] will read of a row and does not ask for.
     #[inline]
     pub(crate) fn prefetch_chosen(&self, row: u32) {
         if self.coded.is_none() {

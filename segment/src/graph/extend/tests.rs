@@ -7,8 +7,11 @@ use proptest::prelude::*;
 
 use super::KeptGraph;
 use crate::error::SegmentError;
+use crate::graph::build::FromRow;
 use crate::graph::random::SplitMix;
 use crate::graph::tests::{METRICS, Threads, Vectors, check, clustered, params};
+use crate::graph::vectors::BuildVectors;
+use crate::graph::walk::{WalkScratch, walk};
 use crate::graph::{Built, Inline, build};
 use crate::id::{Row, SeqNo};
 use crate::metric::Metric;
@@ -100,7 +103,7 @@ impl KeptGraph for Source {
     fn built_recall(&self) -> f32 {
         0.75
     }
-    fn least_recall(&self) -> f32 {
+    fn least_recall(&self, _: u32) -> f32 {
         self.least_recall
     }
     fn number(&self, row: Row) -> Option<Row> {
@@ -247,6 +250,46 @@ fn what_is_made_by_codes_finds_as_much_as_a_new_one() {
         let (made, anew) = (made.sample.recall, anew.sample.recall);
         assert!(made > anew - 0.03, "{metric}: {made} against {anew}");
     }
+}
+
+/// Too few rows lie in a heap for codes not to pay, and codes do not tell them apart.
+#[test]
+fn a_heap_among_rows_of_one_spread_is_found() {
+    let mut random = SplitMix::new(5);
+    let mut unit = || random.below(2001) as f32 / 1000.0 - 1.0;
+    let in_heap = |row: usize| row.is_multiple_of(13);
+    let rows: Vec<Vec<f32>> = (0..3900)
+        .map(|row| {
+            let spread = if in_heap(row) { 1e-4 } else { 1.0 };
+            (0..64).map(|_| 0.5 + spread * unit()).collect()
+        })
+        .collect();
+    let source = Source::new((Metric::L2, rows), 3200, 24, |_| false);
+    let built = source.build(Metric::L2, 24).unwrap();
+    assert_eq!(built.generation, 3);
+    let layout = built.layout.as_ref().unwrap();
+    let mut placed = vec![Vec::new(); source.rows()];
+    for (row, place) in (0u32..).zip(layout.order.places()) {
+        placed[*place as usize] = source.vectors.vector(Row(row)).unwrap().into_owned();
+    }
+    let vectors = BuildVectors::of(Metric::L2, 64, &placed).unwrap();
+    let near = |row: &[f32]| row.iter().all(|x| (x - 0.5).abs() < 2e-4);
+    let heap: Vec<u32> = (0..3900)
+        .filter(|row| near(&placed[*row as usize]))
+        .collect();
+    let mut found = 0;
+    for &row in &heap {
+        let mut exact: Vec<f32> = heap.iter().map(|to| vectors.between(row, *to)).collect();
+        exact.sort_unstable_by(f32::total_cmp);
+        let mut scratch = WalkScratch::default();
+        let space = FromRow::exact(&vectors, &built.adjacency, row);
+        let start = built.adjacency.start();
+        let Ok(_) = walk(&space, start, 64, &mut scratch, |_, _| Ok(true));
+        let pool = scratch.pool.iter().take(10);
+        found += pool.filter(|(distance, _)| *distance <= exact[9]).count();
+    }
+    let all = heap.len() * 10;
+    assert!(found * 100 >= all * 99, "{found} of {all}");
 }
 
 #[test]
