@@ -123,7 +123,9 @@ impl Core {
         leave: &Leave,
     ) -> Result<impl Sized + use<'_>> {
         if cancel.is_none() {
-            return Ok(self.compacting.lock());
+            let exclusive = self.compacting.lock();
+            self.check_open()?;
+            return Ok(exclusive);
         }
         loop {
             if let Some(exclusive) = self.compacting.try_lock() {
@@ -146,7 +148,11 @@ impl Core {
         let policy = self.policy();
         let mut plans = Vec::new();
         for (&id, collection) in &view.collections {
-            let Some(info) = self.info(id).filter(|_| asked.is_for(id)) else {
+            let gives_way = |info: &CollectionInfo| {
+                asked.origin == Origin::Background && self.full_merge_announced(info)
+            };
+            let info = self.info(id).filter(|_| asked.is_for(id));
+            let Some(info) = info.filter(|info| !gives_way(info)) else {
                 continue;
             };
             if asked.origin == Origin::Caller {
@@ -289,6 +295,7 @@ impl Core {
                 written => return written,
             }
         }
+        *watch.ended.lock() = None;
         write(false)
     }
 

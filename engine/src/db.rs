@@ -325,10 +325,7 @@ impl Db {
     /// As [`Db::write`], and whatever keeps a segment from being written.
     pub fn flush(&self) -> Result<()> {
         let core = &self.handle.core;
-        core.check_writable()?;
-        core.freeze_all();
-        let flushed = core.flush_all();
-        core.signals.compact.notify();
+        let flushed = core.flush_now();
         core.deliver_own_events();
         flushed
     }
@@ -351,7 +348,8 @@ impl Db {
         self.handle.core.quarantined()
     }
 
-    /// What it has done since it was opened, and what it holds.
+    /// What it has done since it was opened, and what it holds. The debt of merges takes
+    /// time in proportion to the segments: milliseconds for thousands.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.handle.core.stats()

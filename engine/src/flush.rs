@@ -43,34 +43,40 @@ impl Core {
         let Some((info, memtable, version)) = self.next_flush() else {
             return Ok(false);
         };
-        let result = self.flush_and_tell(&Flushing {
+        let flushing = Flushing {
             info: &info,
             memtable: &memtable,
             base: &version,
             job: Job::begin(Kind::Flush, &self.counters, self.env.clock()),
-        });
+        };
+        let result = self.flush_memtable(&flushing);
+        self.tell_of_failure(&flushing, &result);
         if let Err(error) = &result
             && error.is_damage()
         {
             self.set_damaged(&info, error);
         }
-        result.map(|()| true)
+        result.map(|_| true)
     }
 
-    fn flush_and_tell(&self, flushing: &Flushing<'_>) -> Result<()> {
-        let flushed = self.flush_memtable(flushing);
+    fn tell_of_failure(&self, flushing: &Flushing<'_>, flushed: &Result<bool>) {
+        let error = match flushed {
+            Ok(true) => return,
+            Ok(false) => Error::invalid("the collection was dropped"),
+            Err(error) => error.clone(),
+        };
         let Flushing { info, job, .. } = flushing;
         let time = job.end();
-        let failed = |error| Event::FlushFailed(FlushFailure::new(info, job, time, error));
-        match flushed {
-            Ok(Some(report)) => self.tell(|| Event::FlushDone(FlushReport { time, ..report })),
-            Ok(None) => self.tell(|| failed(Error::invalid("the collection was dropped"))),
-            Err(error) => {
-                self.tell(|| failed(error.clone()));
-                return Err(error);
-            }
-        }
-        Ok(())
+        self.tell(|| Event::FlushFailed(FlushFailure::new(info, job, time, error)));
+    }
+
+    /// Freezes and flushes all that there is.
+    pub(crate) fn flush_now(&self) -> Result<()> {
+        self.check_writable()?;
+        self.freeze_all();
+        let flushed = self.flush_all();
+        self.signals.compact.notify();
+        flushed
     }
 
     /// Flushes all that is frozen. A collection that turns out to be damaged takes no
@@ -114,8 +120,8 @@ impl Core {
         Some((self.info(*id)?, memtable, Arc::clone(&collection.version)))
     }
 
-    /// What was flushed; `None` if the collection was dropped meanwhile.
-    fn flush_memtable(&self, flushing: &Flushing<'_>) -> Result<Option<FlushReport>> {
+    /// False if the collection was dropped meanwhile.
+    fn flush_memtable(&self, flushing: &Flushing<'_>) -> Result<bool> {
         let contents = Contents::of(flushing.memtable);
         let _held = self.outputs.builds.hold(contents.heap_bytes());
         let mut superseded = Superseded::new();
@@ -132,12 +138,18 @@ impl Core {
         };
         let graphs = &self.options.graph;
         let report = FlushReport::of(flushing.info, &contents, output.as_ref(), graphs);
-        let superseded = self.commit_flush(flushing, &contents, superseded, output)?;
-        Ok(superseded.map(|superseded_rows| FlushReport {
-            superseded_rows,
-            bytes_written: flushing.job.bytes_written(),
-            ..report
-        }))
+        let done = |superseded_rows| {
+            let time = flushing.job.end();
+            self.tell(|| {
+                Event::FlushDone(FlushReport {
+                    superseded_rows,
+                    bytes_written: flushing.job.bytes_written(),
+                    time,
+                    ..report
+                })
+            });
+        };
+        self.commit_flush(flushing, &contents, superseded, output, done)
     }
 
     /// Writes the rows, with their graph unless others wait for the flush or come
@@ -199,7 +211,8 @@ impl Core {
     }
 
     /// Whether a new segment of this many rows would at once be merged. Not while merges are
-    /// paused, and not while one runs: until it is done, an hour perhaps, searches would scan all that comes.
+    /// paused, and not while one runs: until it is done, an hour perhaps, searches would
+    /// scan all that comes.
     fn is_merge_due(&self, info: &CollectionInfo, rows: u64) -> bool {
         let (view, _) = self.published.get();
         let collection = view.collections.get(&info.id);
@@ -209,14 +222,16 @@ impl Core {
             && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }
 
-    /// How many rows the flush superseded; `None` if the collection was dropped.
+    /// False if the collection was dropped. `done` is told how many rows the flush
+    /// superseded, before anybody can merge what it wrote.
     fn commit_flush(
         &self,
         flushing: &Flushing<'_>,
         contents: &Contents,
         mut superseded: Superseded,
         output: Option<Written>,
-    ) -> Result<Option<u64>> {
+        done: impl FnOnce(u64),
+    ) -> Result<bool> {
         let &Flushing {
             memtable,
             base,
@@ -228,7 +243,7 @@ impl Core {
         let (view, _) = self.published.get();
         let Some(collection) = view.collections.get(&id) else {
             // Dropped meanwhile: the output is nobody's.
-            return Ok(None);
+            return Ok(false);
         };
         if !planted("flush.resolve_again") {
             resolve_since(contents, base, &collection.version, &mut superseded)?;
@@ -264,12 +279,14 @@ impl Core {
             job,
         };
         self.commit_version(&mut manifest, change, drop_memtable)?;
+        // Who begins a merge takes the guard before it says so (`begin_merge`).
+        done(rows);
         drop(manifest);
         memtable.release_to_pins();
         self.release_logs(first_log);
         self.counters.flushed();
         self.signals.compact.notify();
-        Ok(Some(rows))
+        Ok(true)
     }
 
     /// Makes log files older than `first` garbage.

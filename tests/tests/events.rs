@@ -1070,3 +1070,43 @@ fn flushes_of_an_open_are_told_once_it_is_open() {
     }
     assert_eq!(db.stats().bytes_written_flushes, bytes);
 }
+
+/// What merges segments as they come names none that was not told of before.
+#[test]
+fn a_merge_begins_after_the_flushes_that_it_merges() {
+    #[derive(Default)]
+    struct Seen {
+        known: Vec<esker::SegmentId>,
+        merges: usize,
+        unknown: usize,
+    }
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let sees = Arc::clone(&seen);
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = options().background(Background::Threads).merge_width(2);
+    let options = options.on_event(move |event| {
+        let mut seen = sees.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::FlushDone(flush) => seen.known.extend(flush.segment),
+            Event::MergeDone(merge) => seen.known.extend(merge.segment),
+            Event::MergeBegun(plan) => {
+                seen.merges += 1;
+                let inputs = plan.inputs.iter();
+                let unknown = inputs.filter(|input| !seen.known.contains(&input.segment));
+                seen.unknown += unknown.count();
+            }
+            _ => {}
+        }
+    });
+    let db = Db::open(dir.path(), options).expect("opens");
+    let of_rows = CollectionOptions::new(DIMENSION as u32, Metric::L2);
+    let c = db.create_collection("c", of_rows).expect("made");
+    for key in 0..500u64 {
+        c.put(key, &[1.0; DIMENSION]).expect("written");
+        db.flush().expect("flushed");
+    }
+    db.close().expect("closes");
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    assert!(seen.merges > 0);
+    assert_eq!(seen.unknown, 0, "of {} merges", seen.merges);
+}

@@ -4,6 +4,8 @@
 //! were done at once and nothing else came. Invariant: no file is opened for it. Must not
 //! know: which of these merges will be done, and when.
 
+use std::collections::BTreeSet;
+
 use esker_compaction::{GraphDescription, GraphState, SegmentDescription};
 use esker_segment::layout::PAGE;
 use esker_segment::{CodeKind, SegmentId};
@@ -50,7 +52,8 @@ impl Core {
             let Some(plan) = policy.choose(&segments, &[]) else {
                 return;
             };
-            let is_input = |s: &SegmentDescription| plan.inputs.contains(&s.id);
+            let chosen: BTreeSet<SegmentId> = plan.inputs.into_iter().collect();
+            let is_input = |s: &SegmentDescription| chosen.contains(&s.id);
             let (inputs, rest): (Vec<_>, Vec<_>) = segments.into_iter().partition(is_input);
             segments = rest;
             let rows = inputs.iter().map(|s| s.live_rows).sum::<u64>();

@@ -71,6 +71,10 @@ impl Core {
         inputs: &[LiveSegment],
     ) -> MergePlan {
         let plan = MergePlan::new(self.merges.begin(), info, reason.into(), inputs);
+        if self.events.is_wanted() {
+            // Whoever made an input has told of it once it let the guard go.
+            drop(self.manifest.lock());
+        }
         self.tell(|| Event::MergeBegun(plan.clone()));
         plan
     }

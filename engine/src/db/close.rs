@@ -39,7 +39,7 @@ impl Handle {
         core.waiters.settle(core);
         core.waiters
             .fail(&sealed.clone().err().unwrap_or(Error::Closed));
-        // No lock is held: what the host's callback waits for may be this call's end.
+        // No lock is held: the host's callback may call any handle, this too.
         let listener = self.threads.lock().take_listener();
         listener.into_iter().for_each(background::end);
         core.end_events();

@@ -60,14 +60,17 @@ impl Db {
         let only = only.transpose()?.map(|collection| collection.info.clone());
         core.check_cancelled(&MergeControl::for_caller(options.cancel.as_ref()))?;
         let announced = core.announce_full_merge(only);
-        let flushed = match self.flush() {
-            Err(error) if !error.is_damage() => return Err(error),
-            flushed => flushed,
+        // No code of the host while background merges give way.
+        let compacted = match core.flush_now() {
+            Err(error) if !error.is_damage() => Err(error),
+            flushed => {
+                let compacted = core.compact_all(announced, options.cancel.as_ref());
+                core.garbage.collect(core.storage());
+                core.warm_all();
+                flushed.and(compacted)
+            }
         };
-        let compacted = core.compact_all(announced, options.cancel.as_ref());
-        core.garbage.collect(core.storage());
-        core.warm_all();
         core.deliver_own_events();
-        flushed.and(compacted)
+        compacted
     }
 }

@@ -51,7 +51,7 @@ pub struct MergeInput {
     pub segment: SegmentId,
     /// Rows in its file.
     pub rows: u64,
-    /// Rows that were not superseded.
+    /// Rows that were not superseded; all rows of a segment that was not opened yet.
     pub live_rows: u64,
     /// Bytes of its file.
     pub bytes: u64,

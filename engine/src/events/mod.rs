@@ -24,7 +24,7 @@ pub(crate) use job::{Job, Kind};
 pub use merge::{
     CancelReason, MergeCancelled, MergeFailure, MergeInput, MergePlan, MergeReason, MergeReport,
 };
-pub(crate) use queue::Events;
+pub(crate) use queue::{Events, harmless};
 
 /// Something that happened in a database; see `Options::on_event`.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub enum Event {
     /// A memtable has become a segment, durably.
     FlushDone(FlushReport),
     /// A flush failed. Nothing is lost: it is tried again, unless the database closes or
-    /// the collection was dropped.
+    /// takes no more writes, or the collection was dropped or is damaged.
     FlushFailed(FlushFailure),
     /// A merge was chosen and begins.
     MergeBegun(MergePlan),
@@ -41,7 +41,8 @@ pub enum Event {
     MergeDone(MergeReport),
     /// A merge was ended before it was done, and what it wrote is discarded.
     MergeCancelled(MergeCancelled),
-    /// A merge failed, and what it wrote is discarded.
+    /// A merge failed, and what it wrote is discarded, unless an edit that may have reached
+    /// the disk names it.
     MergeFailed(MergeFailure),
     /// A writer waits, because the memory budget is used up.
     StallBegun(Stall),
@@ -101,8 +102,8 @@ pub struct FlushFailure {
 pub enum GraphOutcome {
     /// There is none: the segment has fewer rows than graphs are made for, or none at all.
     Unwanted,
-    /// It is left to a later merge: one is due, others waited for this segment, or the disk
-    /// seemed to lack the room.
+    /// It is left to a later merge: one is due or announced, others waited for this segment,
+    /// the database was being opened, or the disk seemed to lack the room.
     Left,
     /// It was built from nothing.
     Built(BuildReason, GraphReport),

@@ -36,6 +36,9 @@ struct State {
 
 impl State {
     fn push(&mut self, event: Event) {
+        if self.callback.is_none() {
+            return;
+        }
         // One place more, for what says how many were missed.
         let places = 1 + usize::from(self.missed > 0);
         if self.waiting.len() + places > MOST_WAITING {
@@ -109,12 +112,11 @@ impl Events {
                 let let_go = state.callback.take_if(|_| over);
                 drop(state);
                 // What it holds may be a handle, whose end takes locks.
-                drop(let_go);
+                harmless(|| drop(let_go));
                 return;
             };
             drop(state);
-            // A host's panic must not poison the database.
-            let _ = catch_unwind(AssertUnwindSafe(|| callback.call(&event)));
+            harmless(|| callback.call(&event));
         }
     }
 
@@ -122,6 +124,14 @@ impl Events {
     fn end(&self) {
         self.state.lock().is_over = true;
         self.deliver();
+    }
+}
+
+/// Runs what is the host's: a panic of it must not poison the database.
+pub(crate) fn harmless(run: impl FnOnce()) {
+    if let Err(what) = catch_unwind(AssertUnwindSafe(run)) {
+        // Its end may panic, too.
+        std::mem::forget(what);
     }
 }
 
@@ -197,6 +207,28 @@ mod tests {
         let heard = heard.lock();
         assert_eq!(heard[heard.len() - 2..], [3, 7]);
         assert_eq!(heard[0], 1_000_002);
+    }
+
+    /// What a panic leaves may panic once more when it ends.
+    #[test]
+    fn a_panic_within_a_panic_ends_there() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("the end of what a panic left");
+            }
+        }
+        let heard = Arc::new(Mutex::new(0));
+        let hears = Arc::clone(&heard);
+        let events = Events::new(Some(EventCallback::new(move |_| {
+            *hears.lock() += 1;
+            std::panic::resume_unwind(Box::new(Bomb));
+        })));
+        for n in 0..2 {
+            events.push(|| Event::Missed(n));
+            events.deliver();
+        }
+        assert_eq!(*heard.lock(), 2);
     }
 
     #[test]

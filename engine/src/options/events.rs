@@ -37,8 +37,15 @@ impl Options {
     /// its work. What is left is told before `Db::close` returns, or once `tell` returns
     /// where that is what closes the database.
     ///
+    /// While one thread is in `tell`, events of others wait for that thread, under
+    /// `Background::Manual` too: whose call caused them may return before. `Db::close`, and
+    /// the end of the last handle, wait for `tell`: it must not wait for a thread that closes
+    /// the database, nor for a lock that such a thread holds. A `tell` that causes an event
+    /// each time is called for ever. A second call of `on_event` replaces the first.
+    ///
     /// A panic in `tell` is caught, and the next event is told again. If 1,024 events
-    /// wait, others are discarded, and `Event::Missed` in their place says how many. One
+    /// wait, others are discarded, and `Event::Missed` in their place says how many: of an
+    /// open that flushes more than that, too. One
     /// that holds a handle keeps the database open until somebody calls `Db::close`.
     /// Default: nobody is told.
     ///

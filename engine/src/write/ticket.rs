@@ -5,7 +5,6 @@
 //! that fails, or whose handle is poisoned or closed first, gets the error.
 //! Must not know: how durability comes about.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use esker_segment::SeqNo;
@@ -13,6 +12,7 @@ use esker_wal::mutants::planted;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::events::harmless;
 use crate::sync::Mutex;
 
 type Callback = Box<dyn FnOnce(Result<SeqNo>) + Send>;
@@ -110,6 +110,5 @@ impl DurableWaiters {
 }
 
 fn run(callback: Callback, result: Result<SeqNo>) {
-    // A host's panic must not poison the database.
-    let _ = catch_unwind(AssertUnwindSafe(move || callback(result)));
+    harmless(move || callback(result));
 }
