@@ -43,7 +43,7 @@ enum State {
     Verified,
     /// From the first byte of the edit on, whether it is durable or not.
     Committed,
-    /// The inputs' names are being removed.
+    /// The names of the inputs and of their deletion vectors are being removed.
     Unlinking,
 }
 
@@ -98,7 +98,7 @@ impl Seen {
             (State::Planned, CallKind::Write) if of_output => State::Writing,
             (State::Writing, CallKind::Sync) if of_output => State::Verified,
             (State::Verified, CallKind::Write) if ends(".manifest") => State::Committed,
-            (State::Committed, CallKind::Remove) if ends(".segment") => State::Unlinking,
+            (State::Committed, CallKind::Remove) => State::Unlinking,
             (state, _) => state,
         };
         self.state = Some(next);
@@ -415,14 +415,15 @@ impl Image {
     /// through. Returns how many images were checked.
     fn repeat(mut self, course: Course, state: State) -> u64 {
         for time in 1..TIMES {
+            let _place = Place(format!("recovery {time}"));
             let live = self.recover(course);
             live.make_due(time);
             live.merge(course, time, Stop::In(state));
             assert!(live.env.is_stopped(), "the merge has no such state");
-            let [_, crash, ..] = crashes(time);
-            let again = [crash, Crash::Random(time)];
+            let again = [Crash::KeepAll, Crash::Random(time)];
             self = Self::of(&live, again[(time % 2) as usize]);
         }
+        let _place = Place(format!("recovery {TIMES}"));
         let live = self.recover(course);
         live.make_due(TIMES);
         live.finish(course, TIMES);
@@ -459,6 +460,17 @@ fn moments(call: &Call, is_last: bool) -> Vec<Moment> {
         .collect()
 }
 
+/// Says where it happened, if something does.
+struct Place(String);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the crash: {}", self.0);
+        }
+    }
+}
+
 fn crash_everywhere(course: Course) {
     let (base, rows) = base(course);
     let calls = undisturbed(course, &base, &rows);
@@ -472,6 +484,9 @@ fn crash_everywhere(course: Course) {
             live.merge(course, 0, Stop::Nth(n, moment));
             assert!(env.is_stopped(), "{call}");
             for crash in crashes(n) {
+                let _place = Place(format!(
+                    "{course:?}, {state:?}, {moment:?}, {crash:?}: {call}"
+                ));
                 let image = Image::of(&live, crash);
                 // After a kill, what was not synced is a part of the machine, too.
                 let unsynced = (crash == Crash::KeepAll).then(|| env.effects());
