@@ -22,8 +22,9 @@ pub(crate) use query::CodeQuery;
 
 use std::fmt;
 
-/// How the engine's own copies of vectors are compressed. The vectors themselves
-/// are stored as they were put, whatever this is.
+/// How segments compress vectors for searches. The vectors themselves are stored as
+/// they were put, whatever this is; builds compare by bytes and memtables are scanned
+/// by four bits in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CodeKind {
