@@ -27,6 +27,17 @@ pub(crate) struct LoadArgs {
     pub(crate) batch: u64,
 }
 
+/// What the measurements of searches ask.
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// Neighbours that each query asks for
+    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) k: u64,
+    /// Queries to ask, from the start of the file [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) queries: Option<u64>,
+}
+
 /// A share between 0 and 1, exclusive.
 pub(super) fn parse_share(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -59,9 +70,8 @@ pub(crate) struct Bench {
     /// [default: all, with the neighbours of groundtruth.ivecs]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
     pub(crate) rows: Option<u64>,
-    /// Neighbours that each query asks for
-    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub(crate) k: u64,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
     /// Sizes of the search list, each at least k
     /// [default: those of 10,16,24,32,48,64,96,128,192,256,384,512 that are]
     #[arg(long, value_name = "L,...", value_delimiter = ',')]
@@ -76,9 +86,6 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 1, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
     pub(crate) threads: u64,
-    /// Queries to ask, from the start of the file [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) queries: Option<u64>,
     /// Times that all queries are asked at each size; the fastest round counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) repeat: u64,
@@ -115,15 +122,18 @@ impl Bench {
     /// The sizes of the search list that are named or the default ones: at least one,
     /// none below `k`.
     pub(crate) fn sizes(&self) -> Result<Vec<u64>, Failure> {
-        check_lists(&self.l, self.k)?;
+        check_lists(&self.l, self.ask.k)?;
         if !self.l.is_empty() {
             return Ok(self.l.clone());
         }
-        let sweep: Vec<u64> = L_DEFAULTS.into_iter().filter(|l| *l >= self.k).collect();
+        let sweep: Vec<u64> = L_DEFAULTS
+            .into_iter()
+            .filter(|l| *l >= self.ask.k)
+            .collect();
         if sweep.is_empty() {
             return Err(Failure::Usage(format!(
                 "all default sizes of the search list are below --k {}; name some with --l",
-                self.k
+                self.ask.k
             )));
         }
         Ok(sweep)

@@ -5,7 +5,7 @@
 use clap::Args;
 
 use super::LoadArgs;
-use super::bench::parse_share;
+use super::bench::{AskArgs, parse_share};
 
 /// Measure a merge that keeps a graph, beside one that builds it anew
 #[derive(Debug, Args)]
@@ -33,9 +33,8 @@ pub(crate) struct BenchMerge {
     /// Share of the rows that the large segment has
     #[arg(long, default_value_t = 0.9, value_name = "SHARE", value_parser = parse_share)]
     pub(crate) split: f64,
-    /// Neighbours that each query asks for
-    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub(crate) k: u64,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
     /// Sizes of the search list, each at least k
     #[arg(
         long,
@@ -45,9 +44,6 @@ pub(crate) struct BenchMerge {
     )]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) l: Vec<u64>,
-    /// Queries to ask, from the start of the file [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) queries: Option<u64>,
     /// Print one JSON object a line, one for each size of the search list
     #[arg(long)]
     pub(crate) json: bool,
@@ -87,9 +83,8 @@ pub(crate) struct BenchSegments {
     )]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=256))]
     pub(crate) segments: Vec<u64>,
-    /// Neighbours that each query asks for
-    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub(crate) k: u64,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
     /// Sizes of the search list, each at least k
     #[arg(
         long,
@@ -108,9 +103,6 @@ pub(crate) struct BenchSegments {
         value_parser = parse_share
     )]
     pub(crate) recall: Vec<f64>,
-    /// Queries to ask, from the start of the file [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) queries: Option<u64>,
     /// Times that all queries are asked at each size; the fastest round counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) repeat: u64,
@@ -158,16 +150,12 @@ pub(crate) struct BenchChurn {
     /// Which rows are drawn
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Neighbours that each query asks for
-    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub(crate) k: u64,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
     /// Size of the search list, at least k
     #[arg(long, default_value_t = 64, value_name = "L")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) l: u64,
-    /// Queries to ask, from the start of the file [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) queries: Option<u64>,
     /// Print one JSON object a line, one for each generation
     #[arg(long)]
     pub(crate) json: bool,

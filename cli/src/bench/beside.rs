@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::judge::read_queries;
 use super::load::Load;
-use super::point::Latencies;
+use super::point::{Latencies, nearest};
 use super::report::round;
 use super::{cpu, memory};
 use crate::args::{BenchIngest, check_lists};
@@ -120,12 +120,11 @@ impl Searches {
     /// Reads the queries, before anything is loaded.
     pub(super) fn new(args: &BenchIngest, load: &Load) -> Result<Self, Failure> {
         check_lists(&[args.l], args.k)?;
-        let size = |rows| usize::try_from(rows).unwrap_or(usize::MAX);
         let pace = (args.search_rate > 0).then(|| 1.0 / args.search_rate as f64);
         Ok(Self {
             queries: read_queries(load, &args.load.data, args.queries)?,
             dimension: load.dimension as usize,
-            options: SearchOptions::new(size(args.k)).l_search(size(args.l)),
+            options: nearest(args.k, args.l),
             pace: pace.map(Duration::from_secs_f64),
         })
     }

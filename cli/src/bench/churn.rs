@@ -9,13 +9,13 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use esker::{Collection, Db, GraphOptions, Options, SearchOptions};
+use esker::{Collection, Db, GraphOptions, Options};
 use serde_json::{Value, json};
 
 use super::cpu;
 use super::judge::Judge;
 use super::load::Load;
-use super::point::alone;
+use super::point::{alone, nearest};
 use super::random::Random;
 use super::report::{print_report, round};
 use crate::args::{BenchChurn, check_lists};
@@ -73,9 +73,9 @@ struct Truth<'a> {
 
 impl<'a> Truth<'a> {
     fn new(args: &BenchChurn, load: &'a Load) -> Result<Self, Failure> {
-        let queries = args.queries;
-        let mut judge = Judge::without_truth(load, &args.load.data, args.k, queries)?;
-        let most = usize::try_from(args.k).unwrap_or(usize::MAX);
+        let queries = args.ask.queries;
+        let mut judge = Judge::without_truth(load, &args.load.data, args.ask.k, queries)?;
+        let most = usize::try_from(args.ask.k).unwrap_or(usize::MAX);
         let nearest = judge.nearest(most.saturating_mul(4))?;
         Ok(Self { judge, nearest })
     }
@@ -108,11 +108,11 @@ struct Generation {
 
 /// Runs the whole measurement and prints each generation as soon as it is there.
 pub(crate) fn churn(args: &BenchChurn) -> Result<(), Failure> {
-    check_lists(&[args.l], args.k)?;
+    check_lists(&[args.l], args.ask.k)?;
     let mut load = Load::plan_of_file(&args.load, args.rows, 1)?;
     let live = (load.rows as f64 * args.live).round() as u64;
     let replaced = (live as f64 * args.share).round() as u64;
-    if replaced == 0 || replaced > load.rows - live || live < args.k {
+    if replaced == 0 || replaced > load.rows - live || live < args.ask.k {
         return Err(Failure::Usage(format!(
             "--live {} of {} rows leaves {} in reserve, and each generation takes {replaced}: at \
              least one, and no more than there are",
@@ -174,8 +174,7 @@ fn measure(
             rows.there.len()
         )));
     }
-    let size = |rows| usize::try_from(rows).unwrap_or(usize::MAX);
-    let options = SearchOptions::new(size(args.k)).l_search(size(args.l));
+    let options = nearest(args.ask.k, args.l);
     let queries: Vec<&[f32]> = judge.queries().collect();
     let mut answers = Vec::new();
     let all = rows.is_there.len() as u64;
@@ -212,7 +211,7 @@ fn line(args: &BenchChurn, generation: u64, kept: &Generation, built: &Generatio
         "graph_rows": kept.graph_rows,
         "graph_rows_rebuild": built.graph_rows,
         "l": args.l,
-        "k": args.k,
+        "k": args.ask.k,
     })
 }
 

@@ -28,7 +28,7 @@ impl Comparison {
             n: load.rows,
             d: load.dimension.into(),
             metric: metric_name(load.metric).to_owned(),
-            k: args.k,
+            k: args.ask.k,
         };
         let others = args.compare.iter().map(|path| figures::text_of(path));
         let others = others.collect::<Result<Vec<_>, _>>()?;

@@ -9,13 +9,13 @@
 use std::path::Path;
 use std::time::Instant;
 
-use esker::{Collection, GraphOptions, Options, SearchOptions};
+use esker::{Collection, GraphOptions, Options};
 use serde_json::json;
 
 use super::judge::Judge;
 use super::load::Load;
-use super::point::alone;
-use super::report::print_report;
+use super::point::{alone, nearest};
+use super::report::{print_report, round};
 use super::{cpu, memory};
 use crate::args::{BenchMerge, check_lists};
 use crate::failure::Failure;
@@ -39,7 +39,7 @@ struct Merged {
 
 /// Runs the whole measurement and prints it.
 pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
-    check_lists(&args.l, args.k)?;
+    check_lists(&args.l, args.ask.k)?;
     let load = Load::plan_of_file(&args.load, args.rows, 1)?;
     let first = (load.rows as f64 * args.split).round() as u64;
     if first == 0 || first >= load.rows {
@@ -48,7 +48,7 @@ pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
             args.split, load.rows
         )));
     }
-    let mut judge = Judge::new(&load, &args.load.data, args.k, args.queries)?;
+    let mut judge = Judge::new(&load, &args.load.data, args.ask.k, args.ask.queries)?;
     let scratch = Scratch::new()?;
     let dir = |name: &str| scratch.path().join(name);
     // Nothing of the first is open during the second.
@@ -60,13 +60,13 @@ pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
             .zip(built.cpu_s)
             .map(|(kept, built)| kept / built);
         let line = json!({
-            "cpu_ratio": ratio.map(rounded),
-            "recall_merge": rounded(*merge),
-            "recall_rebuild": rounded(*rebuild),
-            "seconds": rounded(kept.seconds),
-            "seconds_rebuild": rounded(built.seconds),
-            "cpu_s": kept.cpu_s.map(rounded),
-            "cpu_s_rebuild": built.cpu_s.map(rounded),
+            "cpu_ratio": ratio.map(|figure| round(figure, 4)),
+            "recall_merge": round(*merge, 4),
+            "recall_rebuild": round(*rebuild, 4),
+            "seconds": round(kept.seconds, 4),
+            "seconds_rebuild": round(built.seconds, 4),
+            "cpu_s": kept.cpu_s.map(|figure| round(figure, 4)),
+            "cpu_s_rebuild": built.cpu_s.map(|figure| round(figure, 4)),
             "peak_rss_mb": kept.peak_rss_mb.map(f64::round),
             "peak_rss_mb_rebuild": built.peak_rss_mb.map(f64::round),
             "kept_graph": kept.kept,
@@ -75,7 +75,7 @@ pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
             "graph_rows": kept.graph_rows,
             "graph_rows_rebuild": built.graph_rows,
             "l": l,
-            "k": args.k,
+            "k": args.ask.k,
             "rows": load.rows,
             "kept_rows": first,
             "inputs": kept.inputs,
@@ -137,17 +137,11 @@ fn recalls(
 ) -> Result<Vec<f64>, Failure> {
     let mut recalls = Vec::new();
     for l in &args.l {
-        let size = |rows| usize::try_from(rows).unwrap_or(usize::MAX);
-        let options = SearchOptions::new(size(args.k)).l_search(size(*l));
+        let options = nearest(args.ask.k, *l);
         let queries: Vec<&[f32]> = judge.queries().collect();
         let mut answers = Vec::new();
         alone(collection, &queries, &options, rows, &mut answers)?;
         recalls.push(judge.recall(&answers)?);
     }
     Ok(recalls)
-}
-
-/// Four digits: a recall of a thousand queries has no more.
-fn rounded(figure: f64) -> f64 {
-    (figure * 10_000.0).round() / 10_000.0
 }

@@ -101,8 +101,7 @@ pub(super) fn measure(
     judge: &mut Judge<'_>,
     l: u64,
 ) -> Result<Point, Failure> {
-    let size = |rows| usize::try_from(rows).unwrap_or(usize::MAX);
-    let options = SearchOptions::new(size(args.k)).l_search(size(l));
+    let options = nearest(args.ask.k, l);
     let queries: Vec<&[f32]> = judge.queries().collect();
     let mut best: Option<Latencies> = None;
     let mut together: Option<Together> = None;
@@ -115,12 +114,7 @@ pub(super) fn measure(
             built.rows,
             &mut answers,
         )?;
-        if best
-            .as_ref()
-            .is_none_or(|best| round.total() < best.total())
-        {
-            best = Some(round);
-        }
+        keep_best(&mut best, round);
         if args.threads > 1 {
             let round = at_once(&built.collection, &queries, &options, size(args.threads))?;
             if together
@@ -144,6 +138,25 @@ pub(super) fn measure(
         verified: stats.blocks_verified as f64 / stats.blocks.max(1) as f64,
         held: stats.memory,
     })
+}
+
+/// Asks for the nearest `k` with a list of `l` rows.
+pub(super) fn nearest(k: u64, l: u64) -> SearchOptions {
+    SearchOptions::new(size(k)).l_search(size(l))
+}
+
+fn size(rows: u64) -> usize {
+    usize::try_from(rows).unwrap_or(usize::MAX)
+}
+
+/// Keeps the fastest of all rounds.
+pub(super) fn keep_best(best: &mut Option<Latencies>, round: Latencies) {
+    if best
+        .as_ref()
+        .is_none_or(|best| round.total() < best.total())
+    {
+        *best = Some(round);
+    }
 }
 
 /// One round of one thread; the rows of the answers replace those in `answers`.

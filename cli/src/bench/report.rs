@@ -44,7 +44,7 @@ pub(super) fn line(args: &Bench, load: &Load, built: &Built, point: &Point) -> V
         "n": load.rows,
         "d": load.dimension,
         "metric": metric_name(load.metric),
-        "k": args.k,
+        "k": args.ask.k,
         "durability": args.load.durability.name(),
         "codes": esker::CodeKind::from(args.load.codes).to_string(),
         "ingest_vps": ingest_vps(built),
@@ -132,7 +132,7 @@ pub(super) fn print_head(
         or_dash(built.peak_rss_mb),
         held::line(&built.db.stats().memory),
         built.disk_mb,
-        args.k,
+        args.ask.k,
     ))?;
     let columns = [
         "l", "recall", "qps", "p50 us", "p99 us", "rss MiB", "anon MiB", "B/row",

@@ -54,12 +54,12 @@ pub(crate) fn search(args: &Bench) -> Result<(), Failure> {
         )));
     }
     let growing = Sweep::Growing {
-        first: args.k,
+        first: args.ask.k,
         most: load.rows,
     };
     let sweep = named.map_or(growing, Sweep::Named);
     let mut comparison = Comparison::new(args, &load)?;
-    let mut judge = Judge::new(&load, &args.load.data, args.k, args.queries)?;
+    let mut judge = Judge::new(&load, &args.load.data, args.ask.k, args.ask.queries)?;
     let (_scratch, db_dir) = match &args.db {
         Some(dir) => (None, dir.clone()),
         None => {

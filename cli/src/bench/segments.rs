@@ -7,14 +7,12 @@
 
 use std::path::Path;
 
-use esker::{
-    Collection, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_MAX_LOG_BYTES, Db, Options, SearchOptions,
-};
+use esker::{Collection, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_MAX_LOG_BYTES, Db, Options};
 use serde_json::{Value, json};
 
 use super::judge::Judge;
 use super::load::Load;
-use super::point::{Latencies, alone};
+use super::point::{Latencies, alone, keep_best, nearest};
 use super::report::{print_report, round};
 use super::settle::settle;
 use crate::args::{BenchSegments, check_lists};
@@ -33,7 +31,7 @@ struct Parts {
 
 /// Runs the whole measurement and prints it.
 pub(crate) fn segments(args: &BenchSegments) -> Result<(), Failure> {
-    check_lists(&args.l, args.k)?;
+    check_lists(&args.l, args.ask.k)?;
     let load = Load::plan_of_file(&args.load, args.rows, 1)?;
     let most = load.rows / u64::from(DEFAULT_GRAPH_MIN_ROWS);
     if let Some(segments) = args.segments.iter().find(|segments| **segments > most) {
@@ -43,7 +41,7 @@ pub(crate) fn segments(args: &BenchSegments) -> Result<(), Failure> {
             load.rows
         )));
     }
-    let mut judge = Judge::new(&load, &args.load.data, args.k, args.queries)?;
+    let mut judge = Judge::new(&load, &args.load.data, args.ask.k, args.ask.queries)?;
     let scratch = Scratch::new()?;
     let build = |segments: &u64| {
         let dir = scratch.path().join(segments.to_string());
@@ -109,18 +107,14 @@ fn measure(
     all: &mut [Parts],
     judge: &mut Judge<'_>,
 ) -> Result<(), Failure> {
-    let size = |rows| usize::try_from(rows).unwrap_or(usize::MAX);
-    let options = SearchOptions::new(size(args.k)).l_search(size(l));
+    let options = nearest(args.ask.k, l);
     let queries: Vec<&[f32]> = judge.queries().collect();
     let mut best: Vec<Option<Latencies>> = all.iter().map(|_| None).collect();
     let mut answers = vec![Vec::new(); all.len()];
     for _ in 0..args.repeat {
         for ((parts, best), answers) in all.iter().zip(&mut best).zip(&mut answers) {
             let round = alone(&parts.collection, &queries, &options, load.rows, answers)?;
-            let is_best = |best: &Latencies| round.total() < best.total();
-            if best.as_ref().is_none_or(is_best) {
-                *best = Some(round);
-            }
+            keep_best(best, round);
         }
     }
     for ((parts, best), answers) in all.iter_mut().zip(&best).zip(&answers) {
@@ -168,7 +162,7 @@ fn line(args: &BenchSegments, load: &Load, parts: &Parts, one: Option<&Parts>) -
         "segments": parts.segments,
         "at_recall": at_recall.collect::<Vec<Value>>(),
         "points": points.collect::<Vec<Value>>(),
-        "k": args.k,
+        "k": args.ask.k,
         "rows": load.rows,
         "dimension": load.dimension,
     })

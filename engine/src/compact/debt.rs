@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use esker_compaction::{GraphDescription, GraphState, SegmentDescription};
+use esker_segment::SegmentId;
 use esker_segment::layout::PAGE;
-use esker_segment::{CodeKind, SegmentId};
 
 use crate::core::{CollectionInfo, Core};
 use crate::view::{ReadView, Version};
@@ -43,8 +43,7 @@ impl Core {
 
     fn add_debt(&self, info: &CollectionInfo, version: &Version, debt: &mut MergeDebt) {
         let (policy, graphs) = (self.policy(), &self.options.graph);
-        let code = CodeKind::stride(info.codes, info.dimension) as u64;
-        let graph_row = u64::from(graphs.max_degree) * 4 + code;
+        let graph_row = self.graph_row_bytes(info, info.codes);
         let mut segments = self.describe_all(version);
         let mut newest = segments.iter().map(|s| s.id.0).max().unwrap_or(0);
         // The policy ends by itself; a description of a damaged file may claim anything.

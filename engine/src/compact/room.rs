@@ -40,9 +40,13 @@ impl Core {
     /// graph and codes, and what is left free beside it.
     pub(crate) fn bytes_of_output(&self, info: &CollectionInfo, bytes: u64, rows: u64) -> u64 {
         // Where shorter codes tell too little, there are bytes instead.
-        let code = CodeKind::Sq8.stride(info.dimension) as u64;
-        let row = u64::from(self.options.graph.max_degree) * 4 + code;
-        let graph = rows.saturating_mul(row);
+        let graph = rows.saturating_mul(self.graph_row_bytes(info, CodeKind::Sq8));
         bytes.saturating_add(graph).saturating_add(SPARE_BYTES)
+    }
+
+    /// Bytes of a row's edges and its code of some kind.
+    pub(super) fn graph_row_bytes(&self, info: &CollectionInfo, codes: CodeKind) -> u64 {
+        let edges = u64::from(self.options.graph.max_degree) * 4;
+        edges + codes.stride(info.dimension) as u64
     }
 }

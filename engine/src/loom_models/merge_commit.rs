@@ -137,6 +137,12 @@ impl Database {
     }
 }
 
+/// Work of another thread on the database.
+fn beside(db: &Arc<Database>, work: impl FnOnce(&Database) + 'static) -> thread::JoinHandle<()> {
+    let db = Arc::clone(db);
+    thread::spawn(move || work(&db))
+}
+
 fn contents(key: &str, entry: Entry) -> Contents {
     let rows = match entry {
         Entry::Put(row) => vec![row],
@@ -153,13 +159,10 @@ fn contents(key: &str, entry: Entry) -> Contents {
 fn loom_deletions_survive_the_commit_of_a_merge() {
     explore(|| {
         let db = Database::new();
-        let flusher = {
-            let db = Arc::clone(&db);
-            thread::spawn(move || {
-                let output = FLUSHED.open(&db.garbage);
-                db.flush(&contents("a", Entry::Put(Row(0))), Some(output));
-            })
-        };
+        let flusher = beside(&db, |db| {
+            let output = FLUSHED.open(&db.garbage);
+            db.flush(&contents("a", Entry::Put(Row(0))), Some(output));
+        });
         db.merge();
         flusher.join().unwrap();
         let (view, _) = db.published.get();
@@ -174,25 +177,16 @@ fn loom_deletions_survive_the_commit_of_a_merge() {
 fn loom_no_reader_sees_a_deleted_row_again() {
     explore(|| {
         let db = Database::new();
-        let flusher = {
-            let db = Arc::clone(&db);
-            thread::spawn(move || db.flush(&contents("a", Entry::Tombstone), None))
-        };
-        let reader = {
-            let db = Arc::clone(&db);
-            thread::spawn(move || {
-                let key = Key::from("a");
-                let first = db.look(&key, 0);
-                db.look(&key, first);
-            })
-        };
+        let flusher = beside(&db, |db| db.flush(&contents("a", Entry::Tombstone), None));
+        let reader = beside(&db, |db| {
+            let key = Key::from("a");
+            let first = db.look(&key, 0);
+            db.look(&key, first);
+        });
         db.merge();
         flusher.join().unwrap();
         reader.join().unwrap();
-        let (view, _) = db.published.get();
-        let collection = &view.collections[&COLLECTION];
-        assert_eq!(live_rows(collection, &Key::from("a")), []);
-        assert_eq!(live_rows(collection, &Key::from("b")), [2]);
+        db.assert_only_b();
     });
 }
 
@@ -201,10 +195,7 @@ fn loom_no_reader_sees_a_deleted_row_again() {
 fn loom_two_deletions_of_a_key_with_a_flush_between_them_both_count() {
     explore(|| {
         let db = Database::new();
-        let flusher = {
-            let db = Arc::clone(&db);
-            thread::spawn(move || db.delete_twice())
-        };
+        let flusher = beside(&db, Database::delete_twice);
         db.merge();
         flusher.join().unwrap();
         db.assert_only_b();
@@ -216,10 +207,7 @@ fn loom_two_deletions_of_a_key_with_a_flush_between_them_both_count() {
 fn loom_deletions_survive_a_merge_of_the_output() {
     explore(|| {
         let db = Database::new();
-        let flusher = {
-            let db = Arc::clone(&db);
-            thread::spawn(move || db.delete_twice())
-        };
+        let flusher = beside(&db, Database::delete_twice);
         db.merge();
         db.merge_into(&[2, 3], &AGAIN.each_ref());
         flusher.join().unwrap();
@@ -233,18 +221,12 @@ fn loom_deletions_survive_a_merge_of_the_output() {
 fn loom_no_reader_sees_a_row_of_two_deletions_again() {
     explore(|| {
         let db = Database::new();
-        let flusher = {
-            let db = Arc::clone(&db);
-            thread::spawn(move || db.delete_twice())
-        };
-        let reader = {
-            let db = Arc::clone(&db);
-            thread::spawn(move || {
-                let key = Key::from("a");
-                let (first, second) = (db.look(&key, 0), db.look(&key, 0));
-                assert!(second != 1 || first == 1, "1 came back after {first}");
-            })
-        };
+        let flusher = beside(&db, Database::delete_twice);
+        let reader = beside(&db, |db| {
+            let key = Key::from("a");
+            let (first, second) = (db.look(&key, 0), db.look(&key, 0));
+            assert!(second != 1 || first == 1, "1 came back after {first}");
+        });
         db.merge();
         flusher.join().unwrap();
         reader.join().unwrap();
