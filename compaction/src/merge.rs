@@ -52,6 +52,8 @@ pub struct MergedRows<'a, S: SectionSource> {
     failed: AtomicUsize,
     /// Where the memory of the merge is counted, and what of it is for the order.
     meter: Option<(&'a Meter, Held)>,
+    /// What a graph's build may take.
+    memory_limit: u64,
     /// How the output's graph is made, if that was decided.
     work: Option<GraphWork>,
 }
@@ -76,6 +78,7 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
             cancelled,
             failed: AtomicUsize::new(0),
             meter: None,
+            memory_limit: u64::MAX,
             work: None,
         };
         let ordered = merged.list_rows().and_then(|()| merged.order());
@@ -94,6 +97,13 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         let bytes =
             self.rows.capacity() * size_of::<Row>() + self.by_key.capacity() * size_of::<u32>();
         self.meter = Some((meter, meter.hold(bytes)));
+        self
+    }
+
+    /// The same; to build a graph of them takes no more memory than so many bytes, edges and codes apart.
+    #[must_use]
+    pub fn within(mut self, bytes: u64) -> Self {
+        self.memory_limit = bytes;
         self
     }
 
@@ -268,9 +278,7 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
     }
 
     fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
-        self.read(row, |segment, row| {
-            Ok(Cow::Owned(segment.vector(row)?.to_vec()))
-        })
+        self.read(row, vector_of)
     }
 
     fn key(&self, row: Row) -> Result<Cow<'_, [u8]>, SegmentError> {
@@ -285,6 +293,10 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
 
     fn kept_graph(&self) -> Option<&dyn KeptGraph> {
         self.kept().map(|_| self as &dyn KeptGraph)
+    }
+
+    fn memory_limit(&self) -> u64 {
+        self.memory_limit
     }
 
     fn meter(&self) -> Option<&Meter> {
@@ -308,6 +320,17 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
                 .payload(row)?
                 .map(|payload| Cow::Owned(payload.to_vec())))
         })
+    }
+}
+
+/// In place where it was verified, for a build may ask for it again and again.
+fn vector_of<S: SectionSource>(
+    segment: &Segment<S>,
+    row: Row,
+) -> Result<Cow<'_, [f32]>, SegmentError> {
+    match segment.vector_in_place(row) {
+        Some(vector) => Ok(Cow::Borrowed(vector)),
+        None => Ok(Cow::Owned(segment.vector(row)?.to_vec())),
     }
 }
 

@@ -15,7 +15,8 @@ Measure a merge that keeps a graph, beside one that builds it anew.
 The first rows of DIR/base.fvecs or DIR/base.bvecs, a share of --split, are loaded and \
 compacted into one segment; the others are flushed to segments beside it. Then all are \
 compacted: once the merge may make its graph out of the large one (seconds, cpu_s, \
-peak_rss_mb), once, in a second database, it builds a graph of all rows \
+peak_rss_mb, with mapped files; peak_anon_mb, what no file backs, above what there was \
+before), once, in a second database, it builds a graph of all rows \
 (seconds_rebuild, ...). cpu_ratio is the processor time of the one over that of the other, \
 all threads; recall_merge and recall_rebuild what both find of the k true neighbours \
 with the same search list; graph_rows the rows that got their edges in the merge. \
@@ -30,6 +31,9 @@ pub(crate) struct BenchMerge {
     /// Rows to load from the start of the file [default: all]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000_000))]
     pub(crate) rows: Option<u64>,
+    /// Memory budget of the database during the merges, in MiB [default: that of the engine, 256]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) budget: Option<u64>,
     /// Share of the rows that the large segment has
     #[arg(long, default_value_t = 0.9, value_name = "SHARE", value_parser = parse_share)]
     pub(crate) split: f64,

@@ -2,6 +2,13 @@
 //!
 //! Must not know: what the memory is used for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// The most memory that was ever resident, in MiB.
 pub(super) fn peak_rss_mb() -> Option<f64> {
     status_mb("VmHWM:")
@@ -21,6 +28,36 @@ pub(super) fn rss_mb() -> Option<f64> {
 /// Resident memory that no file backs, so that the kernel cannot take it back, in MiB.
 pub(super) fn anon_mb() -> Option<f64> {
     status_mb("RssAnon:")
+}
+
+/// Does something; and the most that [`anon_mb`] grew to meanwhile, looked at every few
+/// milliseconds.
+pub(super) fn with_peak_anon<T>(work: impl FnOnce() -> T) -> (T, Option<f64>) {
+    let is_over = AtomicBool::new(false);
+    let before = anon_mb();
+    thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut most = before;
+            while !is_over.load(Ordering::Relaxed) {
+                most = most.into_iter().chain(anon_mb()).reduce(f64::max);
+                thread::sleep(LOOK);
+            }
+            most.zip(before).map(|(most, before)| most - before)
+        });
+        let end = End(&is_over);
+        let done = work();
+        drop(end);
+        (done, looks.join().ok().flatten())
+    })
+}
+
+/// Ends the looks, also when the work panics.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn status_mb(field: &str) -> Option<f64> {

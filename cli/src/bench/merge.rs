@@ -30,6 +30,8 @@ struct Merged {
     seconds: f64,
     cpu_s: Option<f64>,
     peak_rss_mb: Option<f64>,
+    /// What no file backs, above what there was before.
+    peak_anon_mb: Option<f64>,
     /// Rows that got their edges in it.
     graph_rows: u64,
     /// Whether it kept a graph.
@@ -69,6 +71,8 @@ pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
             "cpu_s_rebuild": built.cpu_s.map(|figure| round(figure, 4)),
             "peak_rss_mb": kept.peak_rss_mb.map(f64::round),
             "peak_rss_mb_rebuild": built.peak_rss_mb.map(f64::round),
+            "peak_anon_mb": kept.peak_anon_mb.map(f64::round),
+            "peak_anon_mb_rebuild": built.peak_anon_mb.map(f64::round),
             "kept_graph": kept.kept,
             "sampled_recall": kept.sampled_recall,
             "sampled_recall_rebuild": built.sampled_recall,
@@ -94,9 +98,12 @@ fn measure(
     (dir, reuse): (&Path, bool),
     judge: &mut Judge<'_>,
 ) -> Result<Merged, Failure> {
-    let options = Options::default()
+    let mut options = Options::default()
         .auto_compact(false)
         .graph(GraphOptions::new().reuse(reuse));
+    if let Some(mib) = args.budget {
+        options = options.memory_budget(usize::try_from(mib << 20).unwrap_or(usize::MAX));
+    }
     let (db, collection) = load.create_with(dir, options)?;
     load.write(&db, &collection, 0..first)?;
     db.flush()?;
@@ -106,7 +113,8 @@ fn measure(
     let before = db.stats();
     let peak_begins = memory::forget_peak();
     let (cpu, started) = (cpu::seconds(), Instant::now());
-    db.compact()?;
+    let (compacted, peak_anon_mb) = memory::with_peak_anon(|| db.compact());
+    compacted?;
     let seconds = started.elapsed().as_secs_f64();
     let cpu_s = cpu::seconds()
         .zip(cpu)
@@ -122,6 +130,7 @@ fn measure(
         seconds,
         cpu_s,
         peak_rss_mb,
+        peak_anon_mb,
         graph_rows: after.graph_rows_built - before.graph_rows_built,
         kept: after.graphs_kept > before.graphs_kept,
         sampled_recall: after.least_sampled_recall,

@@ -10,7 +10,7 @@ use esker_segment::{
     GraphParams, GraphStats, KeptGraph, Row, SectionSource, Segment, SegmentError,
 };
 
-use super::{MergeInput, MergedRows};
+use super::{MergeInput, MergedRows, vector_of};
 use crate::cost::{GraphInput, GraphWork, graph_work};
 use crate::policy::least_recall;
 
@@ -84,7 +84,7 @@ impl<S: SectionSource> KeptGraph for MergedRows<'_, S> {
     }
 
     fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
-        self.of_kept(|segment| Ok(Cow::Owned(segment.vector(row)?.to_vec())))
+        self.of_kept(|segment| vector_of(segment, row))
     }
 }
 

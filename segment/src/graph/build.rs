@@ -74,7 +74,7 @@ pub(super) fn shuffled(rows: u32, seed: u64) -> Vec<u32> {
 
 /// A graph that rows are inserted into.
 pub(super) struct Builder<'a> {
-    pub(super) vectors: &'a BuildVectors,
+    pub(super) vectors: &'a BuildVectors<'a>,
     pub(super) params: &'a GraphParams,
     executor: &'a dyn Executor,
     pub(super) check: Check<'a>,
@@ -128,7 +128,7 @@ impl Lists {
 impl<'a> Builder<'a> {
     /// No edges yet.
     pub(super) fn new(
-        vectors: &'a BuildVectors,
+        vectors: &'a BuildVectors<'a>,
         params: &'a GraphParams,
         executor: &'a dyn Executor,
         check: Check<'a>,
@@ -359,7 +359,7 @@ impl<'a> Builder<'a> {
 
 /// Walks towards a row.
 pub(crate) struct FromRow<'a> {
-    pub(crate) vectors: &'a BuildVectors,
+    pub(crate) vectors: &'a BuildVectors<'a>,
     pub(crate) graph: &'a Adjacency,
     pub(crate) row: u32,
     /// The row as codes have it, if distances are theirs.
@@ -368,7 +368,7 @@ pub(crate) struct FromRow<'a> {
 
 impl<'a> FromRow<'a> {
     /// By vectors.
-    pub(crate) fn exact(vectors: &'a BuildVectors, graph: &'a Adjacency, row: u32) -> Self {
+    pub(crate) fn exact(vectors: &'a BuildVectors<'a>, graph: &'a Adjacency, row: u32) -> Self {
         Self {
             vectors,
             graph,
@@ -378,7 +378,7 @@ impl<'a> FromRow<'a> {
     }
 
     /// By what neighbours are chosen by.
-    fn by_codes(vectors: &'a BuildVectors, graph: &'a Adjacency, row: u32) -> Self {
+    fn by_codes(vectors: &'a BuildVectors<'a>, graph: &'a Adjacency, row: u32) -> Self {
         Self {
             coded: vectors.coded_row(row),
             ..Self::exact(vectors, graph, row)
@@ -398,7 +398,7 @@ impl Space for FromRow<'_> {
         {
             return Ok(());
         }
-        let bytes = size_of_val(self.vectors.row(0));
+        let bytes = self.vectors.dimension() * size_of::<f32>();
         let between = |row| Ok(self.vectors.between(self.row, row));
         one_by_one(rows, bytes, |row| self.vectors.prefetch(row), between, emit)
     }

@@ -75,10 +75,10 @@ impl Coded {
             if let Some(mut task) = task.map(|task| task.unwrap_or_else(PoisonError::into_inner)) {
                 let (first, places) = &mut *task;
                 for (place, row) in places.chunks_exact_mut(stride).zip(*first..) {
-                    let (row, mean) = (vectors.row(row), &mean[..]);
+                    let row = vectors.row(row);
                     widest(Encode {
-                        row,
-                        mean,
+                        row: &row,
+                        mean: &mean,
                         factors,
                         place,
                     });

@@ -50,6 +50,11 @@ pub trait KeptGraph: Sync {
     /// # Errors
     /// As `RowSource::vector`.
     fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError>;
+
+    /// The source's numbers of all rows as they lie; `None` if they lie in that order.
+    fn order(&self) -> Option<&[u32]> {
+        None
+    }
 }
 
 /// L of an insertion. With half of it a merge is a third cheaper and finds a third of
@@ -59,8 +64,6 @@ const L: usize = 48;
 const SUBSTITUTES: usize = 8;
 /// Rows of the first insertion, which do not see each other.
 const FIRST_BATCH: usize = 64;
-/// One in so many rows of a source must have been in the graph for it to be kept.
-const LEAST_SHARE: u32 = 2;
 
 /// The graph, and the rows in an order that has near rows close together.
 pub(crate) struct Extended {
@@ -71,7 +74,7 @@ pub(crate) struct Extended {
 }
 
 /// What is known of the rows of the graph that is kept.
-struct Kept<'a> {
+pub(super) struct Kept<'a> {
     graph: &'a dyn KeptGraph,
     /// The source's number of each row, or [`NO_ROW`].
     numbers: Vec<u32>,
@@ -81,48 +84,52 @@ struct Kept<'a> {
     substitutes: Vec<u32>,
 }
 
-/// Makes the graph of all rows out of the one that is kept; `None` if too few rows are
-/// in that.
-pub(crate) fn build(
-    vectors: &BuildVectors,
-    params: &GraphParams,
-    graph: &dyn KeptGraph,
-    executor: &dyn Executor,
-    check: Check<'_>,
-) -> Result<Option<Extended>, SegmentError> {
-    check()?;
-    let mut kept = Kept::new(vectors, graph)?;
-    let live = kept.numbers.len() - kept.gone.len();
-    if live < vectors.rows().div_ceil(LEAST_SHARE) as usize {
-        return Ok(None);
-    }
-    let bytes = size_of_val(&*kept.numbers) + kept.gone.len() * (1 + SUBSTITUTES) * 4;
-    let _held = vectors.meter().map(|meter| meter.hold(bytes));
-    let start = kept.start(vectors)?;
-    let mut builder = Builder::new(vectors, params, executor, check, start)?;
-    let wounded = kept.copy(&mut builder)?;
-    kept.find_substitutes(&builder)?;
-    kept.mend(&mut builder, &wounded)?;
-    let flags = kept.new_rows(vectors.rows());
-    let is_new = |row: u32| flags.get(row as usize) == Some(&true);
-    let new: Vec<u32> = (0..vectors.rows()).filter(|row| is_new(*row)).collect();
-    insert(&new, &mut builder)?;
-    let adjacency = builder.finish_by(|builder, row, scratch| {
-        if is_new(row) {
-            builder.cut(row, builder.params.alpha, scratch);
-        } else {
-            builder.admit(row, is_new, scratch);
-        }
-    })?;
-    Ok(Some(Extended {
-        order: order(&kept, &adjacency, &new, is_new),
-        adjacency,
-        new_rows: new.len() as u32,
-    }))
-}
-
 impl<'a> Kept<'a> {
-    fn new(vectors: &BuildVectors, graph: &'a dyn KeptGraph) -> Result<Self, SegmentError> {
+    /// Makes the graph of all rows out of it.
+    pub(super) fn extend(
+        mut self,
+        vectors: &BuildVectors,
+        params: &GraphParams,
+        executor: &dyn Executor,
+        check: Check<'_>,
+    ) -> Result<Extended, SegmentError> {
+        check()?;
+        let bytes = size_of_val(&*self.numbers) + self.gone.len() * (1 + SUBSTITUTES) * 4;
+        let _held = vectors.meter().map(|meter| meter.hold(bytes));
+        let start = self.start(vectors)?;
+        let mut builder = Builder::new(vectors, params, executor, check, start)?;
+        let wounded = self.copy(&mut builder)?;
+        self.find_substitutes(&builder)?;
+        self.mend(&mut builder, &wounded)?;
+        let flags = self.new_rows(vectors.rows());
+        let is_new = |row: u32| flags.get(row as usize) == Some(&true);
+        let new: Vec<u32> = (0..vectors.rows()).filter(|row| is_new(*row)).collect();
+        insert(&new, L, &mut builder)?;
+        let adjacency = builder.finish_by(|builder, row, scratch| {
+            if is_new(row) {
+                builder.cut(row, builder.params.alpha, scratch);
+            } else {
+                builder.admit(row, is_new, scratch);
+            }
+        })?;
+        let lay = self.graph.order().map(<[u32]>::to_vec);
+        let lay = lay.unwrap_or_else(|| self.live().collect());
+        Ok(Extended {
+            order: order(&lay, &adjacency, &new, is_new),
+            adjacency,
+            new_rows: new.len() as u32,
+        })
+    }
+
+    /// Rows that the graph had and that are left.
+    pub(super) fn live_rows(&self) -> usize {
+        self.numbers.len() - self.gone.len()
+    }
+
+    pub(super) fn new(
+        vectors: &BuildVectors,
+        graph: &'a dyn KeptGraph,
+    ) -> Result<Self, SegmentError> {
         let number = |row| graph.number(Row(row)).map_or(NO_ROW, |number| number.0);
         let numbers: Vec<u32> = (0..graph.rows()).map(number).collect();
         let live = numbers.iter().filter(|number| **number != NO_ROW);
@@ -304,7 +311,7 @@ impl<'a> Kept<'a> {
 }
 
 /// Inserts rows in batches that grow with the graph.
-fn insert(new: &[u32], builder: &mut Builder<'_>) -> Result<(), SegmentError> {
+fn insert(new: &[u32], l: usize, builder: &mut Builder<'_>) -> Result<(), SegmentError> {
     let shuffled = shuffled(new.len() as u32, builder.params.seed);
     let mixed = shuffled
         .iter()
@@ -315,34 +322,30 @@ fn insert(new: &[u32], builder: &mut Builder<'_>) -> Result<(), SegmentError> {
     let mut size = FIRST_BATCH.min(largest);
     while !rest.is_empty() {
         let (batch, after) = rest.split_at_checked(size).unwrap_or((rest, &[]));
-        builder.insert(batch, builder.params.alpha, L)?;
+        builder.insert(batch, builder.params.alpha, l)?;
         (rest, size) = (after, (2 * size).min(largest));
     }
     Ok(())
 }
 
-/// Kept rows as they lay, new ones each behind the kept row that its edges name first.
-fn order(
-    kept: &Kept<'_>,
-    graph: &Adjacency,
-    new: &[u32],
-    is_new: impl Fn(u32) -> bool,
-) -> Vec<u32> {
+/// Kept rows as they `lay`, new ones each behind the kept row that its edges name first.
+fn order(lay: &[u32], graph: &Adjacency, new: &[u32], is_new: impl Fn(u32) -> bool) -> Vec<u32> {
     let anchor = |row: u32| {
         let mut list = graph.neighbors(row).iter().copied();
         list.find(|to| !is_new(*to)).unwrap_or(NO_ROW)
     };
     let mut placed: Vec<(u32, u32)> = new.iter().map(|row| (anchor(*row), *row)).collect();
     placed.sort_unstable();
-    let mut placed = placed.into_iter().peekable();
     let mut out = Vec::with_capacity(graph.rows() as usize);
-    for row in kept.live() {
-        out.push(row);
-        while let Some((_, new)) = placed.next_if(|(anchor, _)| *anchor <= row) {
-            out.push(new);
-        }
+    for row in lay {
+        out.push(*row);
+        let from = placed.partition_point(|(anchor, _)| anchor < row);
+        let behind = placed.iter().skip(from);
+        let behind = behind.take_while(|(anchor, _)| anchor == row);
+        out.extend(behind.map(|(_, new)| *new));
     }
-    out.extend(placed.map(|(_, new)| new));
+    let from = placed.partition_point(|(anchor, _)| *anchor != NO_ROW);
+    out.extend(placed.iter().skip(from).map(|(_, new)| *new));
     out
 }
 

@@ -12,6 +12,7 @@ mod build;
 mod coded;
 mod executor;
 mod extend;
+mod in_place;
 mod order;
 mod pipnn;
 mod pool;
@@ -19,6 +20,8 @@ mod prune;
 mod random;
 mod reach;
 mod recall;
+mod room;
+mod seed;
 mod vectors;
 mod visited;
 mod walk;
@@ -29,12 +32,14 @@ mod tests;
 use crate::error::SegmentError;
 use crate::metric::Metric;
 use crate::writer::RowSource;
+use room::Room;
 
 pub(crate) use adjacency::{Adjacency, NO_ROW, until_end};
 pub use executor::{Executor, Inline};
 pub use extend::KeptGraph;
 pub(crate) use order::RowOrder;
 pub(crate) use pool::MAX_ROW;
+pub use room::build_bytes;
 pub(crate) use vectors::{BuildVectors, LaidOut};
 pub use walk::{NextRow, Walk};
 pub(crate) use walk::{Space, WalkScratch, one_by_one, rows_ahead, walk};
@@ -101,11 +106,11 @@ pub(crate) struct Built {
     pub(crate) built_recall: f32,
 }
 
-/// Where the rows shall be, and the vectors by which that was found: their memory can
-/// take the vectors in their new order.
+/// Where the rows shall be, and memory for the vectors in their new order, if the build
+/// held them.
 pub(crate) struct Layout {
     pub(crate) order: RowOrder,
-    pub(crate) vectors: BuildVectors,
+    pub(crate) room: Option<LaidOut>,
 }
 
 /// Builds, connects and measures the graph of all rows.
@@ -125,8 +130,30 @@ pub(crate) fn build(
             rows.rows()
         )));
     }
-    let vectors = BuildVectors::read(rows, metric, dimension)?;
-    let check = || rows.check_cancelled();
+    let reads = in_place::Reads::of(rows);
+    let room = Room::new(rows, (metric, dimension), params);
+    let built = build_in(&room, &reads, rows, (metric, dimension), params, executor);
+    reads.outcome(built)
+}
+
+fn build_in<'a>(
+    room: &Room,
+    reads: &'a in_place::Reads<'a>,
+    rows: &impl RowSource,
+    (metric, dimension): (Metric, u32),
+    params: &GraphParams,
+    executor: &dyn Executor,
+) -> Result<Built, SegmentError> {
+    let vectors = if room.holds_vectors() {
+        BuildVectors::read(rows, metric, dimension)?
+    } else {
+        let shape = (metric, dimension, rows.rows());
+        BuildVectors::in_place(reads, shape, rows.meter())?
+    };
+    let check = || {
+        reads.check()?;
+        rows.check_cancelled()
+    };
     let truth = recall::Truth::new(&vectors, executor, &check)?;
     let kept = rows.kept_graph();
     let builder = match params.builder {
@@ -135,6 +162,7 @@ pub(crate) fn build(
     };
     let mut work = Work {
         vectors,
+        room,
         truth: &truth,
         params,
         builder,
@@ -146,13 +174,14 @@ pub(crate) fn build(
         Some(edges) => (edges, kept),
         None => {
             // The same graph whether another was tried before or not.
-            if work.vectors.dimension() < LEAST_CODED {
+            if room.holds_vectors() && work.vectors.dimension() < LEAST_CODED {
                 work.vectors.choose_by(None);
             }
             (work.build_anew()?, None)
         }
     };
     let Work { mut vectors, .. } = work;
+    // What comes next needs no codes.
     vectors.choose_by(None);
     let Edges {
         mut adjacency,
@@ -166,7 +195,8 @@ pub(crate) fn build(
     let order = order.map(|order| RowOrder::new(&order, vectors.meter()));
     let layout = order.transpose()?.map(|order| {
         adjacency.renumber(&order);
-        Layout { order, vectors }
+        let room = vectors.into_room();
+        Layout { order, room }
     });
     Ok(Built {
         adjacency,
@@ -185,6 +215,9 @@ pub(crate) fn build(
 const LEAST_CODED: usize = 256;
 const LEAST_CODED_WALKS: usize = 64;
 
+/// One in so many rows of a source must have been in the graph for it to be kept.
+const LEAST_SHARE: u32 = 2;
+
 /// A connected graph of all rows, and their order if it has one.
 struct Edges {
     adjacency: Adjacency,
@@ -196,7 +229,8 @@ struct Edges {
 
 /// What either way to a graph takes.
 struct Work<'a> {
-    vectors: BuildVectors,
+    vectors: BuildVectors<'a>,
+    room: &'a Room,
     truth: &'a recall::Truth,
     params: &'a GraphParams,
     builder: GraphBuilder,
@@ -212,16 +246,22 @@ impl Work<'_> {
         } else {
             LEAST_CODED
         };
-        if self.vectors.rows() < LEAST_LEAF_ROWS || self.vectors.dimension() < least {
+        let is_held = self.room.holds_vectors();
+        if is_held && (self.vectors.rows() < LEAST_LEAF_ROWS || self.vectors.dimension() < least) {
             return Ok(None);
         }
         let coded = coded::Coded::new(&self.vectors, self.executor, self.check)?;
-        Ok(Some(coded).filter(|coded| coded.pays(self.truth.pairs())))
+        // Vectors that are not held are read for each distance that is not told.
+        Ok(Some(coded).filter(|coded| !is_held || coded.pays(self.truth.pairs())))
     }
 
     fn build_anew(&self) -> Result<Edges, SegmentError> {
         let (vectors, params, executor) = (&self.vectors, self.params, self.executor);
         let (adjacency, order) = match self.builder {
+            GraphBuilder::Leaves if !self.room.holds_vectors() => {
+                let made = seed::build(vectors, self.room, params, executor, self.check)?;
+                (made.adjacency, Some(made.order))
+            }
             GraphBuilder::Leaves => {
                 let shape = pipnn::Shape::default();
                 let made = pipnn::build(vectors, params, &shape, executor, self.check)?;
@@ -237,8 +277,11 @@ impl Work<'_> {
 
     /// Out of one that is kept; `None` if that makes none that is good enough.
     fn out_of(&self, kept: &dyn KeptGraph) -> Result<Option<Edges>, SegmentError> {
-        let made = extend::build(&self.vectors, self.params, kept, self.executor, self.check)?;
-        let Some(made) = made else { return Ok(None) };
+        let kept_graph = extend::Kept::new(&self.vectors, kept)?;
+        if kept_graph.live_rows() < self.vectors.rows().div_ceil(LEAST_SHARE) as usize {
+            return Ok(None);
+        }
+        let made = kept_graph.extend(&self.vectors, self.params, self.executor, self.check)?;
         let edges = self.connected(made.adjacency, Some(made.order), made.new_rows)?;
         let sample = edges.sample;
         let is_enough = sample.recall >= kept.least_recall(sample.rows);

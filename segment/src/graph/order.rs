@@ -37,6 +37,17 @@ impl RowOrder {
         self.places.get(row as usize).copied().unwrap_or(NO_ROW)
     }
 
+    /// The source's row at each place.
+    pub(crate) fn sources(&self) -> Vec<u32> {
+        let mut sources = vec![NO_ROW; self.places.len()];
+        for (row, place) in (0u32..).zip(&self.places) {
+            if let Some(source) = sources.get_mut(*place as usize) {
+                *source = row;
+            }
+        }
+        sources
+    }
+
     /// The place of each row.
     pub(crate) fn places(&self) -> &[u32] {
         &self.places

@@ -4,6 +4,8 @@
 //! generators", OOPSLA 2014). Invariant: the same seed gives the same numbers on
 //! every machine and in every release, since graphs depend on them.
 
+use std::collections::BTreeSet;
+
 pub(crate) struct SplitMix(u64);
 
 impl SplitMix {
@@ -22,5 +24,18 @@ impl SplitMix {
     /// A number below `bound`, which is at least one.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+
+    /// Draws `count` of `rows` rows, each at most once and each as likely as any
+    /// (Bentley and Floyd, "A sample of brilliance", CACM 1987); ascending.
+    pub(crate) fn places(&mut self, rows: usize, count: usize) -> Vec<u32> {
+        let mut drawn = BTreeSet::new();
+        for last in rows - count.min(rows)..rows {
+            let place = self.below(last as u64 + 1) as u32;
+            if !drawn.insert(place) {
+                drawn.insert(last as u32);
+            }
+        }
+        drawn.into_iter().collect()
     }
 }

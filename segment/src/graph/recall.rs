@@ -116,7 +116,8 @@ pub(super) fn chosen(vectors: &BuildVectors, count: usize) -> Vec<u32> {
     // Of rows in one place one looks: else a sample might be of these alone.
     let mut least: BTreeMap<u64, u32> = BTreeMap::new();
     for row in 0..vectors.rows() {
-        let hash = xxh3_64(bytemuck::must_cast_slice(vectors.stored(row)));
+        let vector = vectors.row(row);
+        let hash = xxh3_64(bytemuck::must_cast_slice(vectors.stored(&vector)));
         let most = least.last_key_value().map(|(most, _)| *most);
         if least.len() < count || most.is_some_and(|most| hash < most) {
             least.entry(hash).or_insert(row);
@@ -138,7 +139,7 @@ fn nearest(
     executor: &dyn Executor,
     check: Check<'_>,
 ) -> Result<Vec<Vec<(f32, u32)>>, SegmentError> {
-    let origin = vectors.row(vectors.rows() / 2);
+    let origin = &*vectors.row(vectors.rows() / 2);
     let mut looking = Block::default();
     looking.gather(vectors, samples, origin);
     let blocks = (vectors.rows() as usize).div_ceil(BLOCK);

@@ -16,6 +16,7 @@ use diskann_vector::distance::{Distance, Metric as Kernel};
 use crate::distance::{squared_norm, validate_vector};
 use crate::error::SegmentError;
 use crate::graph::coded::{Coded, CodedRow};
+use crate::graph::in_place::Reads;
 use crate::graph::order::RowOrder;
 use crate::graph::walk::rows_ahead;
 use crate::id::Row;
@@ -26,19 +27,26 @@ use crate::prefetch::prefetch;
 use crate::writer::RowSource;
 
 /// The rows of a segment to be, in build space.
-pub(crate) struct BuildVectors {
+pub(crate) struct BuildVectors<'a> {
     dimension: usize,
     count: u32,
     metric: Metric,
     /// The largest squared norm, under inner product: there is one component more than
     /// is stored.
     largest: f64,
-    components: Pages<f32>,
+    components: Components<'a>,
     /// Codes by which neighbours are chosen, where they stand for vectors.
     coded: Option<Coded>,
     /// Where the build's memory is counted.
     meter: Option<Meter>,
     kernel: Distance<f32, f32>,
+}
+
+enum Components<'a> {
+    /// Of all rows.
+    Held(Pages<f32>),
+    /// Read where they lie whenever they are asked for.
+    InPlace(&'a Reads<'a>),
 }
 
 /// Memory of comparisons, used again and again for the rows of one build.
@@ -55,6 +63,29 @@ pub(crate) struct LaidOut {
 }
 
 impl LaidOut {
+    /// Reads all rows once more, in the source's order, each to its place: those that were
+    /// here may have been scaled.
+    pub(crate) fn fill(
+        mut self,
+        rows: &impl RowSource,
+        order: &RowOrder,
+    ) -> Result<Self, SegmentError> {
+        let stored = self.dimension;
+        for row in 0..rows.rows() {
+            let vector = rows.vector(Row(row))?;
+            let start = order.place(row) as usize * stored;
+            let place = self
+                .components
+                .as_mut_slice()
+                .get_mut(start..start + stored);
+            match place.filter(|place| place.len() == vector.len()) {
+                Some(place) => place.copy_from_slice(&vector),
+                None => return Err(SegmentError::invalid("a row of another dimension")),
+            }
+        }
+        Ok(self)
+    }
+
     /// A row's components; empty for a row that is not there.
     #[inline]
     pub(crate) fn row(&self, row: u32) -> &[f32] {
@@ -67,7 +98,7 @@ impl LaidOut {
     }
 }
 
-impl BuildVectors {
+impl<'a> BuildVectors<'a> {
     /// Reads all rows.
     pub(crate) fn read(
         rows: &impl RowSource,
@@ -77,36 +108,69 @@ impl BuildVectors {
         let meter = rows.meter();
         Self::make(metric, dimension, rows.rows(), meter, |row| {
             let vector = rows.vector(Row(row))?;
-            validate_vector(metric, dimension, &vector)
-                .map_err(|error| SegmentError::invalid(format!("row {row}: {error}")))?;
+            valid(metric, dimension, row, &vector)?;
             Ok(vector)
         })
     }
 
-    /// The vectors as they are stored, each at its place, in the memory of this. They
-    /// are read once more, in the source's order: these here may have been scaled.
-    pub(crate) fn lay_out(
-        mut self,
-        rows: &impl RowSource,
-        order: &RowOrder,
-    ) -> Result<LaidOut, SegmentError> {
-        let stored = self.dimension - usize::from(self.is_augmented());
-        for row in 0..self.count {
-            let vector = rows.vector(Row(row))?;
-            let start = order.place(row) as usize * stored;
-            let place = self
-                .components
-                .as_mut_slice()
-                .get_mut(start..start + stored);
-            match place.filter(|place| place.len() == vector.len()) {
-                Some(place) => place.copy_from_slice(&vector),
-                None => return Err(SegmentError::invalid("a row of another dimension")),
+    /// The same without holding them: each is read whenever it is compared.
+    pub(crate) fn in_place(
+        rows: &'a Reads<'a>,
+        (metric, dimension, count): (Metric, u32, u32),
+        meter: Option<&Meter>,
+    ) -> Result<Self, SegmentError> {
+        let mut largest = 0.0f64;
+        for row in 0..count {
+            let vector = rows.read(row)?;
+            valid(metric, dimension, row, &vector)?;
+            if metric == Metric::InnerProduct {
+                largest = largest.max(squared_norm(&vector));
             }
         }
-        Ok(LaidOut {
-            dimension: stored,
-            components: self.components,
+        let dimension = dimension as usize + usize::from(metric == Metric::InnerProduct);
+        Ok(Self {
+            dimension,
+            count,
+            metric,
+            largest,
+            components: Components::InPlace(rows),
+            coded: None,
+            meter: meter.cloned(),
+            kernel: Distance::new(Kernel::L2, Some(dimension)),
         })
+    }
+
+    /// Some of the rows as all rows of others, in memory.
+    pub(crate) fn part(&self, rows: &[u32]) -> Result<BuildVectors<'static>, SegmentError> {
+        let components = Pages::zeroed(rows.len() * self.dimension)?;
+        let mut components = components.metered(self.meter());
+        let places = components.as_mut_slice().chunks_exact_mut(self.dimension);
+        for (place, row) in places.zip(rows) {
+            // Both are of the dimension.
+            place.copy_from_slice(&self.row(*row));
+        }
+        Ok(BuildVectors {
+            dimension: self.dimension,
+            count: rows.len() as u32,
+            metric: self.metric,
+            largest: self.largest,
+            components: Components::Held(components),
+            coded: None,
+            meter: self.meter.clone(),
+            kernel: Distance::new(Kernel::L2, Some(self.dimension)),
+        })
+    }
+
+    /// Room for all vectors as they are stored, if this holds so much.
+    pub(crate) fn into_room(self) -> Option<LaidOut> {
+        let dimension = self.dimension - usize::from(self.is_augmented());
+        match self.components {
+            Components::Held(components) => Some(LaidOut {
+                dimension,
+                components,
+            }),
+            Components::InPlace(_) => None,
+        }
     }
 
     /// Where to count what else the build holds.
@@ -114,12 +178,12 @@ impl BuildVectors {
         self.meter.as_ref()
     }
 
-    fn make<'a>(
+    fn make<'r>(
         metric: Metric,
         stored: u32,
         count: u32,
         meter: Option<&Meter>,
-        read: impl Fn(u32) -> Result<Cow<'a, [f32]>, SegmentError>,
+        read: impl Fn(u32) -> Result<Cow<'r, [f32]>, SegmentError>,
     ) -> Result<Self, SegmentError> {
         let stored = stored as usize;
         let dimension = stored + usize::from(metric == Metric::InnerProduct);
@@ -147,7 +211,7 @@ impl BuildVectors {
         Ok(Self {
             dimension,
             count,
-            components,
+            components: Components::Held(components),
             coded: None,
             meter: meter.cloned(),
             metric,
@@ -191,14 +255,32 @@ impl BuildVectors {
         self.count
     }
 
-    /// A row's components; empty for a row that is not there.
+    /// A row's components. Of one that cannot be read, zeroes: the build comes to nothing
+    /// then. Empty for a row that is not there.
     #[inline]
-    pub(crate) fn row(&self, row: u32) -> &[f32] {
+    pub(crate) fn row(&self, row: u32) -> Cow<'_, [f32]> {
+        match &self.components {
+            Components::Held(components) => Cow::Borrowed(self.held(components, row)),
+            Components::InPlace(rows) => self.read_row(rows, row),
+        }
+    }
+
+    #[inline]
+    fn held<'s>(&self, components: &'s Pages<f32>, row: u32) -> &'s [f32] {
         let start = row as usize * self.dimension;
-        self.components
-            .as_slice()
-            .get(start..start + self.dimension)
-            .unwrap_or_default()
+        let row = components.as_slice().get(start..start + self.dimension);
+        row.unwrap_or_default()
+    }
+
+    /// Out of line, for most builds hold all rows.
+    #[inline(never)]
+    fn read_row(&self, rows: &'a Reads<'a>, row: u32) -> Cow<'_, [f32]> {
+        let stored = self.dimension - usize::from(self.is_augmented());
+        match rows.read_or_fail(row).filter(|row| row.len() == stored) {
+            Some(vector) if self.metric == Metric::L2 => vector,
+            Some(vector) => Cow::Owned(self.placed(&vector)),
+            None => Cow::Owned(vec![0.0; self.dimension]),
+        }
     }
 
     /// A vector that is none of the rows, as it would be among them.
@@ -216,12 +298,11 @@ impl BuildVectors {
         if placed.len() != self.dimension {
             return f32::INFINITY;
         }
-        self.kernel.call(placed, self.row(row))
+        self.kernel.call(placed, &self.row(row))
     }
 
     /// A row's components without the one that no stored vector has.
-    pub(crate) fn stored(&self, row: u32) -> &[f32] {
-        let row = self.row(row);
+    pub(crate) fn stored<'r>(&self, row: &'r [f32]) -> &'r [f32] {
         match self.is_augmented() {
             true => row.split_last().map_or(row, |(_, stored)| stored),
             false => row,
@@ -286,7 +367,10 @@ impl BuildVectors {
     /// Squared L2 distance of two rows.
     #[inline]
     pub(crate) fn between(&self, a: u32, b: u32) -> f32 {
-        self.kernel.call(self.row(a), self.row(b))
+        match &self.components {
+            Components::Held(all) => self.kernel.call(self.held(all, a), self.held(all, b)),
+            Components::InPlace(_) => self.kernel.call(&self.row(a), &self.row(b)),
+        }
     }
 
     /// Asks for what [`BuildVectors::distances`] will read of a row and does not ask for.
@@ -299,14 +383,16 @@ impl BuildVectors {
 
     #[inline]
     pub(crate) fn prefetch(&self, row: u32) {
-        prefetch(bytemuck::must_cast_slice(self.row(row)));
+        if let Components::Held(components) = &self.components {
+            prefetch(bytemuck::must_cast_slice(self.held(components, row)));
+        }
     }
 
     /// The mean of all rows.
     pub(crate) fn mean(&self) -> Vec<f32> {
         let mut sums = vec![0.0f64; self.dimension];
-        for row in self.components.as_slice().chunks_exact(self.dimension) {
-            for (sum, x) in sums.iter_mut().zip(row) {
+        for row in 0..self.count {
+            for (sum, x) in sums.iter_mut().zip(&*self.row(row)) {
                 *sum += f64::from(*x);
             }
         }
@@ -317,13 +403,17 @@ impl BuildVectors {
     /// The row nearest to the mean of all.
     pub(crate) fn medoid(&self) -> u32 {
         let mean = self.mean();
-        let distances = self.components.as_slice().chunks_exact(self.dimension);
+        let distances = (0..self.count).map(|row| self.distance(&mean, row));
         distances
-            .map(|row| self.kernel.call(&mean, row))
             .zip(0u32..)
             .min_by(|a, b| a.0.total_cmp(&b.0))
             .map_or(0, |(_, row)| row)
     }
+}
+
+fn valid(metric: Metric, dimension: u32, row: u32, vector: &[f32]) -> Result<(), SegmentError> {
+    validate_vector(metric, dimension, vector)
+        .map_err(|error| SegmentError::invalid(format!("row {row}: {error}")))
 }
 
 /// A vector's components as a build has them.

@@ -185,6 +185,18 @@ impl<S: SectionSource> Segment<S> {
         Ok(VectorGuard::new(bytes))
     }
 
+    /// The same without asking for a guard, if all vectors lie in memory, were verified,
+    /// and are aligned; `None` too for a row that the segment lacks.
+    #[inline]
+    #[must_use]
+    pub fn vector_in_place(&self, row: Row) -> Option<&[f32]> {
+        let all = self.source.verified(&self.sections.vectors)?;
+        let len = self.expected.dimension as usize * 4;
+        let start = (row.0 as usize).checked_mul(len)?;
+        let bytes = all.get(start..start.checked_add(len)?)?;
+        bytemuck::try_cast_slice(bytes).ok()
+    }
+
     /// The inverse of the norm of a row's vector; 1 unless the metric is cosine.
     ///
     /// # Errors

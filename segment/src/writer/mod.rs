@@ -85,6 +85,14 @@ pub trait RowSource: Sync {
         None
     }
 
+    /// Most bytes that building a graph may hold in memory beside the edges and codes of
+    /// its rows, and some bytes a row. Where vectors and what else a build in memory has
+    /// would be more, vectors are read in place, at random and again and again, and the
+    /// build takes longer. Default: no limit.
+    fn memory_limit(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Where the memory of the work is counted while it is held: what a graph is built
     /// in, and what the writer keeps for each row. Default: nowhere.
     fn meter(&self) -> Option<&Meter> {

@@ -17,30 +17,43 @@ pub(super) struct FileRows<'a, R> {
     pub(super) source: &'a R,
     /// Where the source's rows are; none where that is where they were.
     order: Option<RowOrder>,
-    /// All vectors in the order of the file, if it is another.
+    /// All vectors in the order of the file, if it is another; or, where these would take
+    /// too much memory, the source's rows in it.
     vectors: Option<LaidOut>,
+    sources: Vec<u32>,
+    _held: Option<Held>,
 }
 
 impl<'a, R: RowSource> FileRows<'a, R> {
     pub(super) fn new(source: &'a R, layout: Option<Layout>) -> Result<Self, SegmentError> {
-        let Some(Layout { order, vectors }) = layout else {
+        let Some(Layout { order, room }) = layout else {
             return Ok(Self {
                 source,
                 order: None,
                 vectors: None,
+                sources: Vec::new(),
+                _held: None,
             });
         };
-        let vectors = vectors.lay_out(source, &order)?;
+        let vectors = room.map(|room| room.fill(source, &order)).transpose()?;
+        let sources = match &vectors {
+            Some(_) => Vec::new(),
+            None => order.sources(),
+        };
         Ok(Self {
             source,
             order: Some(order),
-            vectors: Some(vectors),
+            vectors,
+            _held: hold(source, size_of_val(&*sources)),
+            sources,
         })
     }
 
     /// Gives the vectors' memory back: nobody asks for one any more.
     pub(super) fn drop_vectors(&mut self) {
         self.vectors = None;
+        self.sources = Vec::new();
+        self._held = None;
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -59,8 +72,13 @@ impl<'a, R: RowSource> FileRows<'a, R> {
     pub(super) fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
         match &self.vectors {
             Some(vectors) => Ok(Cow::Borrowed(vectors.row(row.0))),
-            None => self.source.vector(row),
+            None => self.source.vector(self.source_of(row)),
         }
+    }
+
+    fn source_of(&self, row: Row) -> Row {
+        let source = self.sources.get(row.0 as usize);
+        source.map_or(row, |source| Row(*source))
     }
 
     /// Where a row of the source is in the file.

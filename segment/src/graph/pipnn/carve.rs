@@ -6,8 +6,6 @@
 //! it may; the leaves depend on rows and seed alone. Must not know: what
 //! leaves are for.
 
-use std::collections::BTreeSet;
-
 use super::Shape;
 use super::leaf::Block;
 use super::nearest::smallest;
@@ -38,19 +36,6 @@ pub(super) struct Leaders {
 }
 
 impl Leaders {
-    /// Draws `count` of `rows` rows, each at most once and each as likely as any
-    /// (Bentley and Floyd, "A sample of brilliance", CACM 1987); ascending.
-    pub(super) fn places(rows: usize, count: usize, random: &mut SplitMix) -> Vec<u32> {
-        let mut drawn = BTreeSet::new();
-        for last in rows - count.min(rows)..rows {
-            let place = random.below(last as u64 + 1) as u32;
-            if !drawn.insert(place) {
-                drawn.insert(last as u32);
-            }
-        }
-        drawn.into_iter().collect()
-    }
-
     /// Makes leaders of `count` of the rows, or of as many as there may be.
     pub(super) fn draw(
         vectors: &BuildVectors,
@@ -59,11 +44,11 @@ impl Leaders {
         count: usize,
         random: &mut SplitMix,
     ) -> Self {
-        let places = Self::places(rows, count.clamp(1, MOST_LEADERS), random);
+        let places = random.places(rows, count.clamp(1, MOST_LEADERS));
         let rows: Vec<u32> = places.iter().map(|place| row_at(*place as usize)).collect();
         let mut block = Block::default();
         let origin = rows.first().copied().unwrap_or_default();
-        block.gather(vectors, &rows, vectors.row(origin));
+        block.gather(vectors, &rows, &vectors.row(origin));
         Self { rows, block }
     }
 
@@ -91,7 +76,7 @@ impl Leaders {
         while rows.peek().is_some() {
             some.clear();
             some.extend(rows.by_ref().take(BLOCK));
-            block.gather(vectors, some, vectors.row(origin));
+            block.gather(vectors, some, &vectors.row(origin));
             // Whatever is there already is written over.
             keys.resize(block.norms.len() * self.rows.len(), 0.0);
             products(

@@ -5,7 +5,6 @@
 //! with each other as a leaf is, which gives edges as long as these rows are few.
 //! Invariant: depends on rows and seed alone. Must not know: how rows choose.
 
-use super::carve::Leaders;
 use super::leaf::pairs;
 use super::{Scratch, Shape, Work};
 use crate::error::SegmentError;
@@ -40,7 +39,7 @@ impl Work<'_> {
         let rows = self.vectors.rows() as usize;
         let mut random = SplitMix::new(!self.params.seed);
         let wanted = (rows / SHARE).min(MOST_HUBS);
-        let mut hubs = Leaders::places(rows, wanted, &mut random);
+        let mut hubs = random.places(rows, wanted);
         hubs.push(start);
         hubs.sort_unstable();
         hubs.dedup();

@@ -65,7 +65,7 @@ impl Block {
 
 struct Gather<'a> {
     block: &'a mut Block,
-    vectors: &'a BuildVectors,
+    vectors: &'a BuildVectors<'a>,
     rows: &'a [u32],
     origin: &'a [f32],
 }
@@ -83,7 +83,7 @@ impl Loop for Gather<'_> {
                 self.vectors.prefetch(*ahead);
             }
             let row = self.vectors.row(row);
-            for ((moved, x), o) in place.iter_mut().zip(row).zip(self.origin) {
+            for ((moved, x), o) in place.iter_mut().zip(&*row).zip(self.origin) {
                 *moved = x - o;
             }
             *norm = squared(place);
@@ -190,7 +190,7 @@ pub(super) fn pairs(
     } = scratch;
     rows.clear();
     rows.extend(leaf.iter().map(row_of));
-    block.gather(vectors, rows, vectors.row(origin));
+    block.gather(vectors, rows, &vectors.row(origin));
     let stride = block.products(vectors.dimension(), panels, gram);
     widest(Choices {
         gram: Gram {

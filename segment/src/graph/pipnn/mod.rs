@@ -112,7 +112,7 @@ pub(crate) fn build(
 
 /// What the steps share.
 struct Work<'a> {
-    vectors: &'a BuildVectors,
+    vectors: &'a BuildVectors<'a>,
     params: &'a GraphParams,
     shape: &'a Shape,
     executor: &'a dyn Executor,
