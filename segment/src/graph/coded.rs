@@ -16,6 +16,7 @@ use crate::graph::Check;
 use crate::graph::executor::{Executor, map};
 use crate::graph::vectors::BuildVectors;
 use crate::pages::Pages;
+use crate::prefetch::prefetch;
 use crate::wide::{Loop, widest};
 use crate::wire::u32_at;
 
@@ -40,6 +41,22 @@ pub(crate) struct Coded {
     factors: usize,
     /// Least distances told, in squared scales of both rows.
     least: f32,
+}
+
+/// A row's offset from the mean, as its code has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Offset<'a> {
+    /// Components, 128 too large.
+    pub(crate) code: &'a [u8],
+    pub(crate) scale: f32,
+}
+
+impl Offset<'_> {
+    #[inline(always)]
+    pub(crate) fn components(&self) -> impl Iterator<Item = f32> {
+        let code = self.code.iter();
+        code.map(|x| (f32::from(*x) - 128.0) * self.scale)
+    }
 }
 
 /// A row that others are compared with.
@@ -127,6 +144,23 @@ impl Coded {
         let total = made.bytes.refill(code);
         (made.scale, made.squared) = factors_of(factors);
         made.excess = 128 * total;
+    }
+
+    /// A row's offset; empty for one that is not there.
+    #[inline]
+    pub(crate) fn offset(&self, row: u32) -> Offset<'_> {
+        let stored = self.table().row(row).unwrap_or_default();
+        let (code, factors) = stored.split_at_checked(self.factors).unwrap_or_default();
+        Offset {
+            code: code.get(..self.dimension).unwrap_or_default(),
+            scale: factors_of(factors).0,
+        }
+    }
+
+    /// Asks for a row's code.
+    #[inline]
+    pub(crate) fn prefetch(&self, row: u32) {
+        prefetch(self.table().row(row).unwrap_or_default());
     }
 
     /// Hands the squared distance of each of `others` from a row to `emit`, in order; `None`

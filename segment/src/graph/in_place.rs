@@ -43,9 +43,14 @@ impl<'a> Reads<'a> {
         self.rows.vector_of(row)
     }
 
-    /// `None` where that fails, which is remembered.
-    pub(crate) fn read_or_fail(&self, row: u32) -> Option<Cow<'a, [f32]>> {
-        match self.read(row) {
+    /// `None` where that fails, or hands out another number of components, which is
+    /// remembered.
+    pub(crate) fn read_or_fail(&self, row: u32, dimension: usize) -> Option<Cow<'a, [f32]>> {
+        let of_dimension = |vector: Cow<'a, [f32]>| match vector.len() == dimension {
+            true => Ok(vector),
+            false => Err(SegmentError::invalid("a row of another dimension")),
+        };
+        match self.read(row).and_then(of_dimension) {
             Ok(vector) => Some(vector),
             Err(error) => {
                 let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -37,10 +37,10 @@ use room::Room;
 pub(crate) use adjacency::{Adjacency, NO_ROW, until_end};
 pub use executor::{Executor, Inline};
 pub use extend::KeptGraph;
-pub(crate) use order::RowOrder;
+pub(crate) use order::{LaidOut, RowOrder};
 pub(crate) use pool::MAX_ROW;
 pub use room::build_bytes;
-pub(crate) use vectors::{BuildVectors, LaidOut};
+pub(crate) use vectors::BuildVectors;
 pub use walk::{NextRow, Walk};
 pub(crate) use walk::{Space, WalkScratch, one_by_one, rows_ahead, walk};
 
@@ -132,12 +132,12 @@ pub(crate) fn build(
     }
     let reads = in_place::Reads::of(rows);
     let room = Room::new(rows, (metric, dimension), params);
-    let built = build_in(&room, &reads, rows, (metric, dimension), params, executor);
+    let built = build_in(room, &reads, rows, (metric, dimension), params, executor);
     reads.outcome(built)
 }
 
 fn build_in<'a>(
-    room: &Room,
+    room: Room,
     reads: &'a in_place::Reads<'a>,
     rows: &impl RowSource,
     (metric, dimension): (Metric, u32),
@@ -169,7 +169,7 @@ fn build_in<'a>(
         executor,
         check: &check,
     };
-    work.vectors.choose_by(work.codes(kept.is_some())?);
+    work.choose_by_codes(kept.is_some())?;
     let (edges, kept) = match kept.map(|kept| work.out_of(kept)).transpose()?.flatten() {
         Some(edges) => (edges, kept),
         None => {
@@ -230,7 +230,7 @@ struct Edges {
 /// What either way to a graph takes.
 struct Work<'a> {
     vectors: BuildVectors<'a>,
-    room: &'a Room,
+    room: Room,
     truth: &'a recall::Truth,
     params: &'a GraphParams,
     builder: GraphBuilder,
@@ -239,8 +239,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Codes to choose neighbours by, if these pay.
-    fn codes(&self, walks: bool) -> Result<Option<coded::Coded>, SegmentError> {
+    /// Has neighbours chosen by codes, if these pay.
+    fn choose_by_codes(&mut self, walks: bool) -> Result<(), SegmentError> {
         let least = if walks {
             LEAST_CODED_WALKS
         } else {
@@ -248,23 +248,31 @@ impl Work<'_> {
         };
         let is_held = self.room.holds_vectors();
         if is_held && (self.vectors.rows() < LEAST_LEAF_ROWS || self.vectors.dimension() < least) {
-            return Ok(None);
+            return Ok(());
         }
         let coded = coded::Coded::new(&self.vectors, self.executor, self.check)?;
-        // Vectors that are not held are read for each distance that is not told.
-        Ok(Some(coded).filter(|coded| !is_held || coded.pays(self.truth.pairs())))
+        let pays = coded.pays(self.truth.pairs());
+        // Vectors that are not held are read only where codes do not tell.
+        if pays || !is_held {
+            self.vectors.choose_by(Some(coded));
+        }
+        if pays && !is_held {
+            self.vectors.compare_leaves_by_codes();
+        }
+        Ok(())
     }
 
     fn build_anew(&self) -> Result<Edges, SegmentError> {
         let (vectors, params, executor) = (&self.vectors, self.params, self.executor);
         let (adjacency, order) = match self.builder {
-            GraphBuilder::Leaves if !self.room.holds_vectors() => {
-                let made = seed::build(vectors, self.room, params, executor, self.check)?;
+            GraphBuilder::Leaves if let Some(rows) = self.room.seed_rows() => {
+                let made = seed::build(vectors, rows, params, executor, self.check)?;
                 (made.adjacency, Some(made.order))
             }
             GraphBuilder::Leaves => {
                 let shape = pipnn::Shape::default();
-                let made = pipnn::build(vectors, params, &shape, executor, self.check)?;
+                let at_once = self.room.candidates_at_once();
+                let made = pipnn::build(vectors, params, &shape, at_once, executor, self.check)?;
                 (made.adjacency, Some(made.order))
             }
             GraphBuilder::Insertion => {

@@ -2,11 +2,14 @@
 //!
 //! A walk goes from a row to rows near it. Where these lie close together, what it
 //! reads is more often in a cache already (docs/decisions/0014). Owns where each row
-//! goes. Invariant: a permutation. Must not know: how the order is found, files.
+//! goes, and the vectors that are there. Invariant: a permutation. Must not know: how the order is found, files.
 
 use crate::error::SegmentError;
 use crate::graph::adjacency::NO_ROW;
+use crate::id::Row;
 use crate::memory::{Held, Meter};
+use crate::pages::Pages;
+use crate::writer::RowSource;
 
 /// Where each row of a source is in the file.
 pub(crate) struct RowOrder {
@@ -51,6 +54,56 @@ impl RowOrder {
     /// The place of each row.
     pub(crate) fn places(&self) -> &[u32] {
         &self.places
+    }
+}
+
+/// All vectors as they are stored, in the order of the file.
+pub(crate) struct LaidOut {
+    dimension: usize,
+    components: Pages<f32>,
+}
+
+impl LaidOut {
+    /// Room for them, with whatever is in it.
+    pub(super) fn new(dimension: usize, components: Pages<f32>) -> Self {
+        Self {
+            dimension,
+            components,
+        }
+    }
+
+    /// Reads all rows once more, in the source's order, each to its place: those that were
+    /// here may have been scaled.
+    pub(crate) fn fill(
+        mut self,
+        rows: &impl RowSource,
+        order: &RowOrder,
+    ) -> Result<Self, SegmentError> {
+        let stored = self.dimension;
+        for row in 0..rows.rows() {
+            let vector = rows.vector(Row(row))?;
+            let start = order.place(row) as usize * stored;
+            let place = self
+                .components
+                .as_mut_slice()
+                .get_mut(start..start + stored);
+            match place.filter(|place| place.len() == vector.len()) {
+                Some(place) => place.copy_from_slice(&vector),
+                None => return Err(SegmentError::invalid("a row of another dimension")),
+            }
+        }
+        Ok(self)
+    }
+
+    /// A row's components; empty for a row that is not there.
+    #[inline]
+    pub(crate) fn row(&self, row: u32) -> &[f32] {
+        let start = row as usize * self.dimension;
+        let components = self
+            .components
+            .as_slice()
+            .get(start..start + self.dimension);
+        components.unwrap_or_default()
     }
 }
 

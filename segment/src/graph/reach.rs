@@ -139,7 +139,7 @@ mod tests {
     use crate::graph::vectors::BuildVectors;
     use crate::metric::Metric;
 
-    fn line(rows: u32) -> BuildVectors {
+    fn line(rows: u32) -> BuildVectors<'static> {
         let rows: Vec<_> = (0..rows).map(|row| vec![row as f32]).collect();
         BuildVectors::of(Metric::L2, 1, &rows).unwrap()
     }

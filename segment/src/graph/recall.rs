@@ -18,7 +18,7 @@ use crate::graph::adjacency::Adjacency;
 use crate::graph::build::FromRow;
 use crate::graph::executor::{Executor, map};
 use crate::graph::pipnn::{Block, products};
-use crate::graph::vectors::BuildVectors;
+use crate::graph::vectors::{BuildVectors, Origin};
 use crate::graph::walk::{WalkScratch, walk};
 
 /// Rows that look for their neighbours: enough to see a drop of a point.
@@ -139,7 +139,7 @@ fn nearest(
     executor: &dyn Executor,
     check: Check<'_>,
 ) -> Result<Vec<Vec<(f32, u32)>>, SegmentError> {
-    let origin = &*vectors.row(vectors.rows() / 2);
+    let origin = &vectors.origin(vectors.rows() / 2);
     let mut looking = Block::default();
     looking.gather(vectors, samples, origin);
     let blocks = (vectors.rows() as usize).div_ceil(BLOCK);
@@ -207,7 +207,7 @@ fn exactly(vectors: &BuildVectors, row: u32, count: usize) -> Vec<(f32, u32)> {
 fn near_in(
     vectors: &BuildVectors,
     samples: &[u32],
-    (looking, origin): (&Block, &[f32]),
+    (looking, origin): (&Block, &Origin<'_>),
     blocks: Range<usize>,
     count: usize,
 ) -> Vec<Vec<(f32, u32)>> {

@@ -15,9 +15,11 @@ const CANDIDATE_BYTES: u64 = 48 * 8;
 const EDGE_BYTES: f64 = 1.3 * 4.0;
 /// Bytes of a code beside its components.
 const CODE_FACTORS: u64 = 8;
-/// Share of what is allowed that a part may take, where edges and codes of all rows leave
+/// Quarters of what is allowed that a part may take, where edges and codes of all rows leave
 /// less.
-const LEAST_SHARE: u64 = 4;
+const LEAST_QUARTERS: u64 = 3;
+/// Most times that leaves are gone through: insertions are cheaper then.
+const MOST_PARTS: u64 = 4;
 
 /// Bytes that a build of so many rows of `dimension` components holds in memory, unless
 /// it is allowed less: vectors, codes, candidates and edges.
@@ -34,10 +36,14 @@ fn least_bytes(dimension: u32, params: &GraphParams) -> u64 {
 }
 
 /// How a build is to be done.
-pub(super) struct Room {
-    /// Rows of which the graph is made at once.
-    at_once: u32,
-    rows: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// All in memory.
+    Held,
+    /// Vectors are read in place, and so many rows have candidates at once.
+    Parts(u32),
+    /// So many rows, with their vectors, are built a graph of; the others are inserted.
+    Seed(u32),
 }
 
 impl Room {
@@ -46,32 +52,49 @@ impl Room {
         (metric, dimension): (Metric, u32),
         params: &GraphParams,
     ) -> Self {
-        let count = rows.rows();
         let dimension = dimension.saturating_add(u32::from(metric == Metric::InnerProduct));
-        let allowed = rows.memory_limit();
-        if build_bytes(u64::from(count), dimension, params) <= allowed {
-            return Self {
-                at_once: count,
-                rows: count,
-            };
+        Self::of(rows.rows(), dimension, params, rows.memory_limit())
+    }
+
+    fn of(rows: u32, dimension: u32, params: &GraphParams, allowed: u64) -> Self {
+        let count = u64::from(rows);
+        if build_bytes(count, dimension, params) <= allowed {
+            return Self::Held;
         }
-        let least = u64::from(count).saturating_mul(least_bytes(dimension, params));
-        let left = allowed.saturating_sub(least).max(allowed / LEAST_SHARE);
-        let at_once = left / build_bytes(1, dimension, params).max(1);
-        Self {
-            // More would be as good as all.
-            at_once: (at_once as u32).clamp(LEAST_LEAF_ROWS, (count / 2).max(LEAST_LEAF_ROWS)),
-            rows: count,
+        let least = count.saturating_mul(least_bytes(dimension, params));
+        let left = allowed
+            .saturating_sub(least)
+            .max(allowed / 4 * LEAST_QUARTERS);
+        let at_once = left / CANDIDATE_BYTES;
+        if at_once.saturating_mul(MOST_PARTS) >= count {
+            return Self::Parts(u32::try_from(at_once).unwrap_or(u32::MAX));
         }
+        let seed = left / build_bytes(1, dimension, params).max(1);
+        let seed = u32::try_from(seed).unwrap_or(u32::MAX);
+        Self::Seed(seed.clamp(LEAST_LEAF_ROWS, LEAST_LEAF_ROWS.max(rows / 2)))
     }
 
     /// Whether vectors are in memory.
-    pub(super) fn holds_vectors(&self) -> bool {
-        self.at_once >= self.rows
+    pub(super) fn holds_vectors(self) -> bool {
+        self == Self::Held
     }
 
-    /// Rows of which the graph is made at once.
-    pub(super) fn rows_at_once(&self) -> u32 {
-        self.at_once
+    /// Rows that are built a graph of, if the others are inserted.
+    pub(super) fn seed_rows(self) -> Option<u32> {
+        match self {
+            Self::Seed(rows) => Some(rows),
+            Self::Held | Self::Parts(_) => None,
+        }
+    }
+
+    /// Rows that have candidates at once.
+    pub(super) fn candidates_at_once(self) -> u32 {
+        match self {
+            Self::Parts(rows) => rows,
+            Self::Held | Self::Seed(_) => u32::MAX,
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,6 @@ use std::borrow::Cow;
 
 use super::extend::{Extended, Kept, KeptGraph};
 use super::random::SplitMix;
-use super::room::Room;
 use super::vectors::BuildVectors;
 use super::{Adjacency, Check, Executor, GraphParams, pipnn};
 use crate::error::SegmentError;
@@ -18,12 +17,12 @@ use crate::id::Row;
 /// Builds the graph of all rows; `vectors` has codes.
 pub(super) fn build(
     vectors: &BuildVectors,
-    room: &Room,
+    rows: u32,
     params: &GraphParams,
     executor: &dyn Executor,
     check: Check<'_>,
 ) -> Result<Extended, SegmentError> {
-    let seed = Seed::new(vectors, room.rows_at_once(), params, executor, check)?;
+    let seed = Seed::new(vectors, rows, params, executor, check)?;
     let bytes = seed.rows.len() * 2 * size_of::<u32>();
     let _held = vectors.meter().map(|meter| meter.hold(bytes));
     Kept::new(vectors, &seed)?.extend(vectors, params, executor, check)
@@ -51,7 +50,7 @@ impl Seed {
         let rows = random.places(vectors.rows() as usize, count as usize);
         let part = vectors.part(&rows)?;
         let shape = pipnn::Shape::default();
-        let made = pipnn::build(&part, params, &shape, executor, check)?;
+        let made = pipnn::build(&part, params, &shape, count, executor, check)?;
         let number = |place: &u32| rows.get(*place as usize).copied();
         Ok(Self {
             order: made.order.iter().filter_map(number).collect(),

@@ -265,10 +265,10 @@ fn the_nearest_by_the_transformed_space_is_the_largest_by_inner_product() {
     let made = super::vectors::BuildVectors::of(Metric::InnerProduct, 6, &rows);
     let made = made.unwrap();
     let norm = |v: &[f32]| v.iter().map(|x| f64::from(x * x)).sum::<f64>();
-    let first = norm(made.row(0));
+    let first = norm(&made.row(0));
     for row in 0..300 {
         assert!(
-            (norm(made.row(row)) - first).abs() < 1e-3 * first,
+            (norm(&made.row(row)) - first).abs() < 1e-3 * first,
             "one norm for all"
         );
         assert_eq!(made.row(row)[..6], rows[row as usize]);

@@ -17,7 +17,7 @@ use crate::distance::{squared_norm, validate_vector};
 use crate::error::SegmentError;
 use crate::graph::coded::{Coded, CodedRow};
 use crate::graph::in_place::Reads;
-use crate::graph::order::RowOrder;
+use crate::graph::order::LaidOut;
 use crate::graph::walk::rows_ahead;
 use crate::id::Row;
 use crate::memory::Meter;
@@ -37,6 +37,8 @@ pub(crate) struct BuildVectors<'a> {
     components: Components<'a>,
     /// Codes by which neighbours are chosen, where they stand for vectors.
     coded: Option<Coded>,
+    /// Whether leaves are compared by codes as well.
+    leaves_by_codes: bool,
     /// Where the build's memory is counted.
     meter: Option<Meter>,
     kernel: Distance<f32, f32>,
@@ -49,53 +51,18 @@ enum Components<'a> {
     InPlace(&'a Reads<'a>),
 }
 
+/// What the rows of a block are moved by: a row, or its offset from the mean as its code
+/// has it, where `codes` are compared.
+pub(crate) struct Origin<'v> {
+    pub(crate) components: Cow<'v, [f32]>,
+    pub(crate) codes: Option<&'v Coded>,
+}
+
 /// Memory of comparisons, used again and again for the rows of one build.
 #[derive(Debug, Default)]
 pub(crate) struct Distances {
     found: Vec<f32>,
     coded: Option<CodedRow>,
-}
-
-/// All vectors as they are stored, in the order of the file.
-pub(crate) struct LaidOut {
-    dimension: usize,
-    components: Pages<f32>,
-}
-
-impl LaidOut {
-    /// Reads all rows once more, in the source's order, each to its place: those that were
-    /// here may have been scaled.
-    pub(crate) fn fill(
-        mut self,
-        rows: &impl RowSource,
-        order: &RowOrder,
-    ) -> Result<Self, SegmentError> {
-        let stored = self.dimension;
-        for row in 0..rows.rows() {
-            let vector = rows.vector(Row(row))?;
-            let start = order.place(row) as usize * stored;
-            let place = self
-                .components
-                .as_mut_slice()
-                .get_mut(start..start + stored);
-            match place.filter(|place| place.len() == vector.len()) {
-                Some(place) => place.copy_from_slice(&vector),
-                None => return Err(SegmentError::invalid("a row of another dimension")),
-            }
-        }
-        Ok(self)
-    }
-
-    /// A row's components; empty for a row that is not there.
-    #[inline]
-    pub(crate) fn row(&self, row: u32) -> &[f32] {
-        let start = row as usize * self.dimension;
-        let components = self
-            .components
-            .as_slice()
-            .get(start..start + self.dimension);
-        components.unwrap_or_default()
-    }
 }
 
 impl<'a> BuildVectors<'a> {
@@ -135,6 +102,7 @@ impl<'a> BuildVectors<'a> {
             largest,
             components: Components::InPlace(rows),
             coded: None,
+            leaves_by_codes: false,
             meter: meter.cloned(),
             kernel: Distance::new(Kernel::L2, Some(dimension)),
         })
@@ -156,6 +124,7 @@ impl<'a> BuildVectors<'a> {
             largest: self.largest,
             components: Components::Held(components),
             coded: None,
+            leaves_by_codes: false,
             meter: self.meter.clone(),
             kernel: Distance::new(Kernel::L2, Some(self.dimension)),
         })
@@ -165,10 +134,7 @@ impl<'a> BuildVectors<'a> {
     pub(crate) fn into_room(self) -> Option<LaidOut> {
         let dimension = self.dimension - usize::from(self.is_augmented());
         match self.components {
-            Components::Held(components) => Some(LaidOut {
-                dimension,
-                components,
-            }),
+            Components::Held(components) => Some(LaidOut::new(dimension, components)),
             Components::InPlace(_) => None,
         }
     }
@@ -213,6 +179,7 @@ impl<'a> BuildVectors<'a> {
             count,
             components: Components::Held(components),
             coded: None,
+            leaves_by_codes: false,
             meter: meter.cloned(),
             metric,
             largest,
@@ -276,7 +243,7 @@ impl<'a> BuildVectors<'a> {
     #[inline(never)]
     fn read_row(&self, rows: &'a Reads<'a>, row: u32) -> Cow<'_, [f32]> {
         let stored = self.dimension - usize::from(self.is_augmented());
-        match rows.read_or_fail(row).filter(|row| row.len() == stored) {
+        match rows.read_or_fail(row, stored) {
             Some(vector) if self.metric == Metric::L2 => vector,
             Some(vector) => Cow::Owned(self.placed(&vector)),
             None => Cow::Owned(vec![0.0; self.dimension]),
@@ -312,6 +279,31 @@ impl<'a> BuildVectors<'a> {
     /// Has neighbours chosen by codes from now on, or by vectors alone.
     pub(crate) fn choose_by(&mut self, coded: Option<Coded>) {
         self.coded = coded;
+        self.leaves_by_codes = false;
+    }
+
+    /// Has leaves compared by codes, too, from now on.
+    pub(crate) fn compare_leaves_by_codes(&mut self) {
+        self.leaves_by_codes = true;
+    }
+
+    /// A row as the origin of a block of vectors.
+    pub(crate) fn origin(&self, row: u32) -> Origin<'_> {
+        Origin {
+            components: self.row(row),
+            codes: None,
+        }
+    }
+
+    /// The same of what leaves are compared by.
+    pub(crate) fn origin_of_leaf(&self, row: u32) -> Origin<'_> {
+        match self.coded.as_ref().filter(|_| self.leaves_by_codes) {
+            None => self.origin(row),
+            Some(codes) => Origin {
+                components: codes.offset(row).components().collect(),
+                codes: Some(codes),
+            },
+        }
     }
 
     /// A row to compare others with by codes, if neighbours are chosen by these.

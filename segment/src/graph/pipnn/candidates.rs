@@ -1,10 +1,11 @@
 //! The rows that may become a row's neighbours, while leaves are gone through.
 //!
-//! Owns a bounded list for each row: the nearest of those offered, each once.
+//! Owns a bounded list for each of some rows: the nearest of those offered, each once.
 //! Invariants: memory is fixed from the start; what a list holds depends on the
 //! offers and their order alone. Must not know: where offers come from.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::graph::adjacency::NO_ROW;
@@ -12,8 +13,10 @@ use crate::memory::Meter;
 use crate::pages::Pages;
 use crate::wide::{Loop, widest};
 
-/// Lists of candidates of all rows.
+/// Lists of candidates of some rows in a row.
 pub(super) struct Candidates {
+    /// The first of the rows.
+    first: u32,
     capacity: usize,
     rows: Pages<u32>,
     distances: Pages<f32>,
@@ -28,9 +31,14 @@ pub(super) struct Shard<'a> {
 }
 
 impl Candidates {
-    pub(super) fn new(rows: u32, capacity: usize, meter: Option<&Meter>) -> io::Result<Self> {
-        let places = rows as usize * capacity;
+    pub(super) fn new(
+        rows: Range<u32>,
+        capacity: usize,
+        meter: Option<&Meter>,
+    ) -> io::Result<Self> {
+        let places = rows.len() * capacity;
         let mut made = Self {
+            first: rows.start,
             capacity,
             rows: Pages::zeroed(places)?.metered(meter),
             distances: Pages::zeroed(places)?.metered(meter),
@@ -42,7 +50,7 @@ impl Candidates {
 
     /// The candidates of a row, in no order.
     pub(super) fn of(&self, row: u32) -> impl Iterator<Item = u32> {
-        let start = row as usize * self.capacity;
+        let start = row.saturating_sub(self.first) as usize * self.capacity;
         let list = self.rows.as_slice().get(start..start + self.capacity);
         let list = list.unwrap_or_default().iter().copied();
         list.filter(|row| *row != NO_ROW)
@@ -53,7 +61,7 @@ impl Candidates {
         let size = rows.max(1) * self.capacity;
         let lists = self.rows.as_mut_slice().chunks_mut(size);
         let lists = lists.zip(self.distances.as_mut_slice().chunks_mut(size));
-        let firsts = (0u32..).step_by(rows.max(1));
+        let firsts = (self.first..).step_by(rows.max(1));
         let shards = lists.zip(firsts).map(|((rows, distances), first)| Shard {
             first,
             capacity: self.capacity,
@@ -155,7 +163,7 @@ mod tests {
         ) {
             // A distance for each pair, all different.
             let distance = |row: u32, other: u32| ((row * 40 + other) * 7919 % 1009) as f32;
-            let mut all = Candidates::new(17, capacity, None).unwrap();
+            let mut all = Candidates::new(0..17, capacity, None).unwrap();
             let shards = all.shards(shard);
             let mut wanted: BTreeMap<u32, BTreeMap<u32, u32>> = BTreeMap::new();
             for (row, other) in offers {

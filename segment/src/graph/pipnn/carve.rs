@@ -48,7 +48,7 @@ impl Leaders {
         let rows: Vec<u32> = places.iter().map(|place| row_at(*place as usize)).collect();
         let mut block = Block::default();
         let origin = rows.first().copied().unwrap_or_default();
-        block.gather(vectors, &rows, &vectors.row(origin));
+        block.gather(vectors, &rows, &vectors.origin_of_leaf(origin));
         Self { rows, block }
     }
 
@@ -76,7 +76,7 @@ impl Leaders {
         while rows.peek().is_some() {
             some.clear();
             some.extend(rows.by_ref().take(BLOCK));
-            block.gather(vectors, some, &vectors.row(origin));
+            block.gather(vectors, some, &vectors.origin_of_leaf(origin));
             // Whatever is there already is written over.
             keys.resize(block.norms.len() * self.rows.len(), 0.0);
             products(

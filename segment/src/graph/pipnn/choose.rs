@@ -6,6 +6,7 @@
 //! Must not know: where candidates come from.
 
 use super::candidates::{Candidates, contains};
+use super::hubs::Hubs;
 use super::{Scratch, Work};
 use crate::error::SegmentError;
 use crate::graph::adjacency::Adjacency;
@@ -68,27 +69,41 @@ impl Sources {
 }
 
 impl Work<'_> {
-    /// The graph; rows are gone through in `order`, in which they lie together.
+    /// A graph without an edge, and rows that shall know each other.
+    pub(super) fn begin(&self) -> Result<(Adjacency, Hubs), SegmentError> {
+        let degree = self.params.max_degree as usize;
+        let (rows, meter) = (self.vectors.rows(), self.vectors.meter());
+        let graph = Adjacency::counted(rows, degree, self.vectors.medoid(), meter)?;
+        let hubs = self.hubs(graph.start())?;
+        Ok((graph, hubs))
+    }
+
+    /// Has the rows of `order`, in which they lie together, choose from their candidates.
     pub(super) fn choose(
         &self,
-        candidates: Candidates,
+        graph: &mut Adjacency,
+        hubs: &Hubs,
+        candidates: &Candidates,
         order: &[u32],
-    ) -> Result<Adjacency, SegmentError> {
-        let degree = self.params.max_degree as usize;
-        let rows = self.vectors.rows();
-        let mut graph =
-            Adjacency::counted(rows, degree, self.vectors.medoid(), self.vectors.meter())?;
-        let hubs = self.hubs(graph.start())?;
-        self.set(&mut graph, order, |_, row, scratch| {
+    ) -> Result<(), SegmentError> {
+        self.set(graph, order, |_, row, scratch| {
             scratch.chosen.clear();
             scratch.chosen.extend(candidates.of(row));
             // The same row twice is one to the prune.
             scratch.chosen.extend(hubs.of(row));
             self.cut(row, scratch);
-        })?;
-        drop(candidates);
-        let sources = Sources::of(&graph, self.vectors.meter());
-        self.set(&mut graph, order, |graph, row, scratch| {
+        })
+    }
+
+    /// Has all rows choose once more, from those that chose them, too.
+    pub(super) fn choose_both_ways(
+        &self,
+        graph: &mut Adjacency,
+        order: &[u32],
+    ) -> Result<(), SegmentError> {
+        let degree = self.params.max_degree as usize;
+        let sources = Sources::of(graph, self.vectors.meter());
+        self.set(graph, order, |graph, row, scratch| {
             let chosen = &mut scratch.chosen;
             chosen.clear();
             chosen.extend_from_slice(graph.neighbors(row));
@@ -101,8 +116,7 @@ impl Work<'_> {
             if chosen.len() > degree {
                 self.cut(row, scratch);
             }
-        })?;
-        Ok(graph)
+        })
     }
 
     /// Sets each row's neighbours to what `list` leaves in the scratch.

@@ -10,7 +10,7 @@ use super::nearest::smallest;
 use super::products::products;
 #[cfg(target_arch = "x86_64")]
 use super::squares::Avx512;
-use crate::graph::vectors::BuildVectors;
+use crate::graph::vectors::{BuildVectors, Origin};
 use crate::wide::{Loop, widest};
 
 /// Rows that are asked for ahead of the one that is copied.
@@ -29,7 +29,7 @@ impl Block {
         &mut self,
         vectors: &BuildVectors,
         rows: &[u32],
-        origin: &[f32],
+        origin: &Origin<'_>,
     ) {
         // Whatever is there already is written over.
         self.components
@@ -67,7 +67,7 @@ struct Gather<'a> {
     block: &'a mut Block,
     vectors: &'a BuildVectors<'a>,
     rows: &'a [u32],
-    origin: &'a [f32],
+    origin: &'a Origin<'a>,
 }
 
 impl Loop for Gather<'_> {
@@ -79,12 +79,19 @@ impl Loop for Gather<'_> {
         let places = self.block.components.chunks_exact_mut(dimension);
         let places = places.zip(&mut self.block.norms);
         for (i, ((place, norm), &row)) in places.zip(self.rows).enumerate() {
-            if let Some(ahead) = self.rows.get(i + ROWS_AHEAD) {
-                self.vectors.prefetch(*ahead);
-            }
-            let row = self.vectors.row(row);
-            for ((moved, x), o) in place.iter_mut().zip(&*row).zip(self.origin) {
-                *moved = x - o;
+            let ahead = self.rows.get(i + ROWS_AHEAD);
+            let places = place.iter_mut().zip(&*self.origin.components);
+            if let Some(codes) = self.origin.codes {
+                ahead.into_iter().for_each(|ahead| codes.prefetch(*ahead));
+                for ((moved, o), x) in places.zip(codes.offset(row).components()) {
+                    *moved = x - o;
+                }
+            } else {
+                let vectors = self.vectors;
+                ahead.into_iter().for_each(|ahead| vectors.prefetch(*ahead));
+                for ((moved, o), x) in places.zip(&*vectors.row(row)) {
+                    *moved = x - o;
+                }
             }
             *norm = squared(place);
         }
@@ -190,7 +197,7 @@ pub(super) fn pairs(
     } = scratch;
     rows.clear();
     rows.extend(leaf.iter().map(row_of));
-    block.gather(vectors, rows, &vectors.row(origin));
+    block.gather(vectors, rows, &vectors.origin_of_leaf(origin));
     let stride = block.products(vectors.dimension(), panels, gram);
     widest(Choices {
         gram: Gram {

@@ -21,6 +21,7 @@ mod squares;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::SegmentError;
@@ -33,16 +34,19 @@ use crate::graph::{Check, GraphParams};
 use crate::memory::Held;
 use candidates::{Candidates, locked};
 use carve::{CarveScratch, Leaders};
-use clusters::Offers;
+use clusters::{Clusters, Offers};
 pub(super) use leaf::Block;
 use leaf::LeafScratch;
 pub(super) use products::products;
 
 /// Rows whose candidates one task may change.
 const SHARD_ROWS: usize = 4096;
-/// Members of clusters whose offers may wait in memory at once; or an eighth of
-/// the rows, if that is more.
-const WAVE_MEMBERS: usize = 1 << 15;
+/// Members of clusters whose offers may wait in memory at once; or this share of the rows,
+/// if that is more.
+const WAVE_MEMBERS: u32 = 1 << 15;
+const WAVE_SHARE: u32 = 8;
+/// The same share of the rows that have candidates at once, if these are not all.
+const PART_MEMBERS: u32 = 4;
 
 /// The measures of leaves and lists (docs/decisions/0009).
 #[derive(Clone, Copy, Debug)]
@@ -81,12 +85,14 @@ pub(crate) struct Made {
     _held: Option<Held>,
 }
 
-/// Builds the graph of all rows. `check` is asked once a task, by whichever thread
+/// Builds the graph of all rows, with the candidates of so many of them in memory
+/// `at_once`: the leaves are gone through once for each part. `check` is asked once a task, by whichever thread
 /// does it, and may end the build.
 pub(crate) fn build(
     vectors: &BuildVectors,
     params: &GraphParams,
     shape: &Shape,
+    at_once: u32,
     executor: &dyn Executor,
     check: Check<'_>,
 ) -> Result<Made, SegmentError> {
@@ -101,8 +107,7 @@ pub(crate) fn build(
     };
     let places = vectors.rows() as usize * size_of::<u32>();
     let held = vectors.meter().map(|meter| meter.hold(places));
-    let (candidates, order) = work.candidates()?;
-    let adjacency = work.choose(candidates, &order)?;
+    let (adjacency, order) = work.build(at_once.max(1))?;
     Ok(Made {
         adjacency,
         order,
@@ -148,26 +153,71 @@ impl Work<'_> {
         results.into_iter().collect()
     }
 
-    /// Goes through all leaves; the candidates of each row, and the rows in the
-    /// order of the leaves.
-    fn candidates(&self) -> Result<(Candidates, Vec<u32>), SegmentError> {
+    /// The graph, and the rows in the order of the leaves.
+    fn build(&self, at_once: u32) -> Result<(Adjacency, Vec<u32>), SegmentError> {
+        let rows = self.vectors.rows();
+        let mut clusters = Some(self.all_clusters()?);
+        let mut begun = None;
+        let mut order = Vec::with_capacity(rows as usize);
+        for first in (0..rows).step_by(at_once as usize) {
+            let range = first..rows.min(first.saturating_add(at_once));
+            let is_last = range.end == rows;
+            let mut candidates =
+                Candidates::new(range.clone(), self.shape.candidates, self.vectors.meter())?;
+            if let Some(clusters) = &clusters {
+                let at_home = (first == 0).then_some(&mut order);
+                let most = match at_once < rows {
+                    true => at_once / PART_MEMBERS,
+                    false => (rows / WAVE_SHARE).max(WAVE_MEMBERS),
+                };
+                let waves = clusters.waves(most as usize);
+                self.offer_all(clusters, waves, &mut candidates, at_home)?;
+            }
+            if is_last {
+                clusters = None;
+            }
+            let (graph, hubs) = match &mut begun {
+                Some(begun) => begun,
+                None => begun.insert(self.begin()?),
+            };
+            let in_range = order.iter().copied().filter(|row| range.contains(row));
+            self.choose(graph, hubs, &candidates, &in_range.collect::<Vec<_>>())?;
+        }
+        let mut graph = match begun {
+            Some((graph, _)) => graph,
+            None => self.begin()?.0,
+        };
+        self.choose_both_ways(&mut graph, &order)?;
+        Ok((graph, order))
+    }
+
+    fn all_clusters(&self) -> Result<Clusters, SegmentError> {
         let rows = self.vectors.rows();
         let wanted = (rows as usize * self.shape.clusters).div_ceil(self.shape.cluster_rows.max(1));
         let mut random = SplitMix::new(self.params.seed);
         let all = |place: usize| place as u32;
         let leaders = Leaders::draw(self.vectors, all, rows as usize, wanted, &mut random);
-        let clusters = self.clusters(&leaders)?;
-        drop(leaders);
-        let mut candidates = Candidates::new(rows, self.shape.candidates, self.vectors.meter())?;
-        let mut order = Vec::with_capacity(rows as usize);
-        let most = WAVE_MEMBERS.max(rows as usize / 8);
-        for wave in clusters.waves(most) {
+        self.clusters(&leaders)
+    }
+
+    /// Goes through all leaves: each offers candidates to those of its rows whose lists
+    /// these are. With the rows in the order of the leaves, if that is asked for.
+    fn offer_all(
+        &self,
+        clusters: &Clusters,
+        waves: Vec<Range<usize>>,
+        candidates: &mut Candidates,
+        mut order: Option<&mut Vec<u32>>,
+    ) -> Result<(), SegmentError> {
+        for wave in waves {
             let made = self.tasks(wave.len(), |n, scratch| {
                 let number = wave.start + n;
                 self.offers(number, clusters.of(number), scratch)
             })?;
             let (offers, first): (Vec<Offers>, Vec<Vec<u32>>) = made.into_iter().unzip();
-            order.extend(first.into_iter().flatten());
+            if let Some(order) = &mut order {
+                order.extend(first.into_iter().flatten());
+            }
             let shards = candidates.shards(SHARD_ROWS);
             self.tasks(shards.len(), |n, _| {
                 let Some(mut shard) = shards.get(n).map(locked) else {
@@ -179,6 +229,6 @@ impl Work<'_> {
                 }
             })?;
         }
-        Ok((candidates, order))
+        Ok(())
     }
 }

@@ -26,12 +26,12 @@ fn small() -> Shape {
     }
 }
 
-fn vectors(rows: &[Vec<f32>]) -> BuildVectors {
+fn vectors(rows: &[Vec<f32>]) -> BuildVectors<'static> {
     BuildVectors::of(Metric::L2, rows[0].len() as u32, rows).unwrap()
 }
 
 fn made(vectors: &BuildVectors, shape: &Shape) -> Made {
-    build(vectors, &params(8), shape, &Inline, &|| Ok(())).unwrap()
+    build(vectors, &params(8), shape, u32::MAX, &Inline, &|| Ok(())).unwrap()
 }
 
 fn leaves(vectors: &BuildVectors, members: &[u32], shape: &Shape, seed: u64) -> Vec<Vec<u32>> {
@@ -72,16 +72,20 @@ proptest! {
     }
 
     #[test]
-    fn graphs_of_many_leaves_are_simple_bounded_and_the_same_for_any_threads(
+    fn graphs_of_many_leaves_are_simple_bounded_and_the_same_for_any_threads_and_parts(
         rows in 1usize..600,
+        at_once in 1u32..700,
         seed: u64,
     ) {
         let vectors = vectors(&clustered(rows, 5, seed));
         let params = crate::graph::GraphParams { seed, ..params(8) };
-        let alone = build(&vectors, &params, &small(), &Inline, &|| Ok(())).unwrap();
-        let together = build(&vectors, &params, &small(), &Threads, &|| Ok(())).unwrap();
+        let alone = build(&vectors, &params, &small(), u32::MAX, &Inline, &|| Ok(())).unwrap();
+        let together = build(&vectors, &params, &small(), u32::MAX, &Threads, &|| Ok(())).unwrap();
         prop_assert_eq!(alone.adjacency.places(), together.adjacency.places());
         prop_assert_eq!(&alone.order, &together.order);
+        let parts = build(&vectors, &params, &small(), at_once, &Inline, &|| Ok(())).unwrap();
+        prop_assert_eq!(alone.adjacency.places(), parts.adjacency.places());
+        prop_assert_eq!(&alone.order, &parts.order);
         let mut order = alone.order;
         order.sort_unstable();
         prop_assert!(order.into_iter().eq(0..rows as u32), "each row once");
@@ -199,7 +203,7 @@ fn a_build_ends_at_any_check() {
             n if n >= limit => Err(SegmentError::Cancelled),
             _ => Ok(()),
         };
-        build(&vectors, &params(8), &small(), &Inline, &check)
+        build(&vectors, &params(8), &small(), u32::MAX, &Inline, &check)
     };
     assert!(run(usize::MAX).is_ok());
     let all = asked.load(std::sync::atomic::Ordering::Relaxed);
