@@ -173,7 +173,8 @@ pub struct GraphMade {
 /// Writes a segment of all rows to `out`, in pieces of up to 256 KiB, with a
 /// graph if one is asked for. The caller syncs it. A graph takes memory while it
 /// is built: a copy of all vectors, codes of a byte a component where vectors are long,
-/// and about 700 bytes a row for candidates and edges (of the defaults). A graph of leaves decides the order of the rows: those of
+/// and about 700 bytes a row for candidates and edges (of the defaults); less where
+/// [`RowSource::memory_limit`] says so. A graph of leaves decides the order of the rows: those of
 /// a leaf lie together.
 ///
 /// # Errors
