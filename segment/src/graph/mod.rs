@@ -264,18 +264,18 @@ impl Work<'_> {
 
     fn build_anew(&self) -> Result<Edges, SegmentError> {
         let (vectors, params, executor) = (&self.vectors, self.params, self.executor);
-        let (adjacency, order) = match self.builder {
-            GraphBuilder::Leaves if let Some(rows) = self.room.seed_rows() => {
+        let (adjacency, order) = match (self.builder, self.room.seed_rows()) {
+            (GraphBuilder::Leaves, Some(rows)) => {
                 let made = seed::build(vectors, rows, params, executor, self.check)?;
                 (made.adjacency, Some(made.order))
             }
-            GraphBuilder::Leaves => {
+            (GraphBuilder::Leaves, None) => {
                 let shape = pipnn::Shape::default();
                 let at_once = self.room.candidates_at_once();
                 let made = pipnn::build(vectors, params, &shape, at_once, executor, self.check)?;
                 (made.adjacency, Some(made.order))
             }
-            GraphBuilder::Insertion => {
+            (GraphBuilder::Insertion, _) => {
                 let made = build::build(vectors, params, executor, self.check)?;
                 (made, None)
             }
