@@ -2,7 +2,7 @@
 //!
 //! Some of the rows, drawn at random, are a graph of leaves in memory; the others are
 //! inserted, walking by codes, as a merge inserts rows into a graph that it keeps
-//! (docs/decisions/0019). Owns the drawing. Invariants: as in `graph`. Must not know: how
+//! (docs/decisions/0020). Owns the drawing. Invariants: as in `graph`. Must not know: how
 //! much memory there is.
 
 use std::borrow::Cow;
