@@ -17,6 +17,7 @@ use crate::graph::executor::Executor;
 use crate::graph::vectors::BuildVectors;
 use crate::graph::{Check, GraphParams};
 use crate::id::Row;
+use crate::mutants::planted;
 
 /// A graph of some of a source's rows, and of rows that are gone.
 pub trait KeptGraph: Sync {
@@ -102,7 +103,9 @@ pub(crate) fn build(
     let mut builder = Builder::new(vectors, params, executor, check, start)?;
     let wounded = kept.copy(&mut builder)?;
     kept.find_substitutes(&builder)?;
-    kept.mend(&mut builder, &wounded)?;
+    if !planted("graph.mend") {
+        kept.mend(&mut builder, &wounded)?;
+    }
     let flags = kept.new_rows(vectors.rows());
     let is_new = |row: u32| flags.get(row as usize) == Some(&true);
     let new: Vec<u32> = (0..vectors.rows()).filter(|row| is_new(*row)).collect();
