@@ -53,11 +53,17 @@ pub trait KeptGraph: Sync {
     fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError>;
 }
 
-/// L of an insertion. With half of it a merge is a third cheaper and finds a third of
-/// a point less; with twice as much it finds no more.
+/// L of an insertion where no row is gone. With half of it a merge is a third cheaper and
+/// finds a third of a point less; with twice as much it finds no more.
 const L: usize = 48;
-/// Neighbours of a row that is gone which may take its place, the nearest to it.
-const SUBSTITUTES: usize = 8;
+/// More for each hundredth of the graph's rows that are gone. Where rows go as others come,
+/// what short walks miss adds up from merge to merge.
+const L_A_HUNDREDTH: usize = 8;
+/// The largest.
+const MOST_L: usize = 128;
+/// Neighbours of a row that is gone which may take its place, the nearest to it. With
+/// twice as many a merge finds no more, since insertions look farther, and costs a tenth more.
+const SUBSTITUTES: usize = 4;
 /// Rows of the first insertion, which do not see each other.
 const FIRST_BATCH: usize = 64;
 /// One in so many rows of a source must have been in the graph for it to be kept.
@@ -109,7 +115,7 @@ pub(crate) fn build(
     let flags = kept.new_rows(vectors.rows());
     let is_new = |row: u32| flags.get(row as usize) == Some(&true);
     let new: Vec<u32> = (0..vectors.rows()).filter(|row| is_new(*row)).collect();
-    insert(&new, &mut builder)?;
+    insert(&new, kept.insertion_l(), &mut builder)?;
     let adjacency = builder.finish_by(|builder, row, scratch| {
         if is_new(row) {
             builder.cut(row, builder.params.alpha, scratch);
@@ -141,6 +147,12 @@ impl<'a> Kept<'a> {
             numbers,
             substitutes: Vec::new(),
         })
+    }
+
+    /// L of insertions among the rows that are left.
+    fn insertion_l(&self) -> usize {
+        let hundredths = self.gone.len() * 100 / self.numbers.len().max(1);
+        MOST_L.min(L + L_A_HUNDREDTH * hundredths)
     }
 
     /// The source's numbers of the rows that are left.
@@ -277,7 +289,7 @@ impl<'a> Kept<'a> {
         let chosen = &mut scratch.chosen;
         chosen.clear();
         chosen.extend_from_slice(builder.graph.neighbors(number));
-        // Half of them gone: eight of each may not be enough to lead everywhere.
+        // Half of them gone: so few of each may not be enough to lead everywhere.
         let all = chosen.len() * 2 < builder.params.max_degree as usize;
         if number == builder.graph.start() && row != self.graph.start() {
             self.graph.neighbors(self.graph.start(), &mut theirs)?;
@@ -307,7 +319,7 @@ impl<'a> Kept<'a> {
 }
 
 /// Inserts rows in batches that grow with the graph.
-fn insert(new: &[u32], builder: &mut Builder<'_>) -> Result<(), SegmentError> {
+fn insert(new: &[u32], l: usize, builder: &mut Builder<'_>) -> Result<(), SegmentError> {
     let shuffled = shuffled(new.len() as u32, builder.params.seed);
     let mixed = shuffled
         .iter()
@@ -318,7 +330,7 @@ fn insert(new: &[u32], builder: &mut Builder<'_>) -> Result<(), SegmentError> {
     let mut size = FIRST_BATCH.min(largest);
     while !rest.is_empty() {
         let (batch, after) = rest.split_at_checked(size).unwrap_or((rest, &[]));
-        builder.insert(batch, builder.params.alpha, L)?;
+        builder.insert(batch, builder.params.alpha, l)?;
         (rest, size) = (after, (2 * size).min(largest));
     }
     Ok(())
