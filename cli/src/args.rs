@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::text;
-pub(crate) use bench::{Bench, Figures, LoadArgs, check_lists};
+pub(crate) use bench::{Bench, Figures, LoadArgs, check_lists, check_shares};
 pub(crate) use ingest::BenchIngest;
 pub(crate) use merges::{BenchChurn, BenchMerge, BenchSegments};
 pub(crate) use salvage::Salvage;

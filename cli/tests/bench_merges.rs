@@ -157,6 +157,55 @@ fn generations_are_compared_with_a_rebuild() {
 }
 
 #[test]
+fn deletions_give_their_space_back() {
+    let bench = data();
+    let line = "bench-churn --data data --rows 9000 --durability os --queries 2 --json \
+                --generations 0 --delete 0.1,0.6,1";
+    let lines = run(&bench, line);
+    assert_eq!(lines.len(), 4);
+    assert_eq!(lines[0]["generation"], 0);
+    let mut before = None;
+    for (line, (share, left)) in lines[1..].iter().zip([(0.1, 7290), (0.6, 3240), (1.0, 0)]) {
+        assert_eq!(
+            (&line["deleted"], &line["live_rows"]),
+            (&share.into(), &left.into())
+        );
+        let [disk, segments, log, fresh] =
+            ["disk_mb", "segment_mb", "log_mb", "fresh_mb"].map(|name| number(line, name));
+        assert!(
+            before.is_none_or(|before| line["disk_mb_before"] == before),
+            "{line}"
+        );
+        before = Some(line["disk_mb"].clone());
+        assert!(segments + log <= disk + 0.02, "{line}");
+        assert!(disk - log - segments < 0.05, "{line}");
+        // A tenth is not worth a merge, the other half is.
+        assert_eq!(line["merges"] == 0, share == 0.1, "{line}");
+        let written = number(line, "written_mb");
+        assert_eq!(written > 0.3, share == 0.6, "{line}");
+        if left == 0 {
+            assert_eq!((segments, fresh), (0.0, 0.0), "{line}");
+            assert!(line["disk_to_fresh"].is_null(), "{line}");
+            continue;
+        }
+        assert_eq!(line["segments"], 1);
+        let most = if share == 0.1 { 1.2 } else { 1.05 };
+        let ratio = number(line, "disk_to_fresh");
+        assert!((0.95..most).contains(&ratio), "{line}");
+        assert!((segments / fresh - ratio).abs() < 0.1, "{line}");
+        let flushed = number(line, "disk_mb_flushed");
+        assert!(share < 0.5 || flushed > disk, "{line}");
+    }
+    bench.fails(&format!("{line},0.5"), 2, "--delete 1,0.5");
+    bench.fails(
+        "bench-churn --data data --delete 0",
+        2,
+        "above 0 and at most 1",
+    );
+    bench.assert_clean();
+}
+
+#[test]
 fn a_generation_needs_rows_in_reserve() {
     let bench = data();
     let fails = |line: &str, part: &str| {

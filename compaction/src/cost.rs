@@ -10,8 +10,12 @@ use esker_segment::{GraphParams, GraphStats};
 
 use crate::policy::{MAX_GENERATION, least_recall};
 
-/// What an insertion costs, in graph rows built from nothing.
-const INSERTED: f64 = 3.0;
+/// What an insertion costs where no row is gone, in graph rows built from nothing.
+const INSERTED: f64 = 2.5;
+/// What it costs more for each hundredth of the rows that is gone, up to [`MOST_HUNDREDTHS`]:
+/// it looks farther there.
+const INSERTED_A_HUNDREDTH: f64 = 0.2;
+const MOST_HUNDREDTHS: f64 = 10.0;
 /// What a row that is gone costs: those that led to it are mended.
 const GONE: f64 = 1.0;
 /// What a row costs whose edges are copied.
@@ -75,7 +79,9 @@ pub fn graph_work(inputs: &[GraphInput], params: &GraphParams) -> GraphWork {
     let gone = kept.rows.saturating_sub(kept.live_rows) as f64;
     let all: f64 = inputs.iter().map(|input| input.live_rows as f64).sum();
     let new = all - live;
-    let cost = new * INSERTED + gone * GONE + live * COPIED;
+    let hundredths = (100.0 * gone / (kept.rows as f64).max(1.0)).min(MOST_HUNDREDTHS);
+    let inserted = INSERTED + INSERTED_A_HUNDREDTH * hundredths;
+    let cost = new * inserted + gone * GONE + live * COPIED;
     if new > live * MOST_INSERTED || gone > kept.rows as f64 * MOST_GONE || cost > all * MOST_COST {
         GraphWork::Build(BuildReason::Cost)
     } else if graph.generation >= MAX_GENERATION {
@@ -141,6 +147,22 @@ mod tests {
             GraphWork::Keep(0),
             "rows that are gone"
         );
+    }
+
+    /// Where rows are gone, insertions look farther.
+    #[test]
+    fn an_insertion_costs_more_where_rows_are_gone() {
+        let new = |live: u64, new: u64| work(&[input(100_000, live, 0), bare(new)]);
+        assert_eq!(new(100_000, 24_000), GraphWork::Keep(0));
+        assert_eq!(new(98_000, 19_000), GraphWork::Keep(0));
+        assert_eq!(
+            new(90_000, 10_000),
+            GraphWork::Keep(0),
+            "a tenth is replaced"
+        );
+        let build = GraphWork::Build(BuildReason::Cost);
+        assert_eq!(new(90_000, 15_000), build);
+        assert_eq!(new(80_000, 20_000), build);
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn check(c: &Collection, rows: &[Vec<f32>], is_there: impl Fn(usize) -> bool) ->
 
 #[test]
 fn a_merge_keeps_the_graph_of_its_largest_input() {
-    let rows = uniform(1, 3_300, DIMENSION);
+    let rows = uniform(1, 3_250, DIMENSION);
     for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
         let dir = tempfile::tempdir().expect("dir");
         let open = |reuse| {
@@ -70,8 +70,8 @@ fn a_merge_keeps_the_graph_of_its_largest_input() {
         load(&db, &c, &rows, 0..3_000);
         db.compact().expect("compacted");
         // Some of the large one's rows are deleted, some replaced by what they were.
-        load(&db, &c, &rows, 2_900..3_300);
-        let gone: Vec<u64> = (0..3_300).step_by(13).collect();
+        load(&db, &c, &rows, 2_900..3_250);
+        let gone: Vec<u64> = (0..3_250).step_by(13).collect();
         delete(&db, &c, &gone).expect("deleted");
         db.flush().expect("flushed");
         let before = db.stats();
@@ -79,7 +79,7 @@ fn a_merge_keeps_the_graph_of_its_largest_input() {
         let after = db.stats();
         assert_eq!(after.segments, 1);
         assert_eq!(after.graphs_kept, before.graphs_kept + 1, "{metric}");
-        let new = (2_900..3_300).filter(|row| row % 13 != 0).count() as u64;
+        let new = (2_900..3_250).filter(|row| row % 13 != 0).count() as u64;
         assert_eq!(after.graph_rows_built, before.graph_rows_built + new);
         let kept = check(&c, &rows, |row| row % 13 != 0);
         assert!(db.verify().expect("verifies").is_ok());

@@ -38,11 +38,30 @@ pub(crate) struct AskArgs {
     pub(crate) queries: Option<u64>,
 }
 
+/// A share above 0, at most 1.
+pub(super) fn parse_deleted(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if 0.0 < share && share <= 1.0 => Ok(share),
+        _ => Err("a number above 0 and at most 1, like 0.9".to_owned()),
+    }
+}
+
 /// A share between 0 and 1, exclusive.
 pub(super) fn parse_share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if 0.0 < share && share < 1.0 => Ok(share),
         _ => Err("a number between 0 and 1, like 0.9".to_owned()),
+    }
+}
+
+/// Refuses shares of which one is not greater than that before it.
+pub(crate) fn check_shares(shares: &[f64]) -> Result<(), Failure> {
+    match shares.windows(2).find(|pair| pair[0] >= pair[1]) {
+        None => Ok(()),
+        Some(pair) => Err(Failure::Usage(format!(
+            "--delete {},{}: each share counts what was deleted before, and must be greater",
+            pair[0], pair[1]
+        ))),
     }
 }
 

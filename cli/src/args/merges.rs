@@ -5,7 +5,7 @@
 use clap::Args;
 
 use super::LoadArgs;
-use super::bench::{AskArgs, parse_share};
+use super::bench::{AskArgs, parse_deleted, parse_share};
 
 /// Measure a merge that keeps a graph, beside one that builds it anew
 #[derive(Debug, Args)]
@@ -131,11 +131,20 @@ judged by the exact neighbours among the rows that are there; loss_points is the
 rebuild less the other, in hundredths. kept_graph says whether the graph was kept: after some \
 generations, or when a sample finds less, it is built anew. cpu_s is the processor time of \
 the compaction, all threads. Generation 0 is before anything is replaced. What the system \
-does not tell is null.")]
+does not tell is null.
+
+With --delete follows what the disk gets back: the same rows are loaded into a database that \
+merges by itself, and of all rows so many are deleted, one share after another, for each a line: \
+disk_mb_before are its files before, disk_mb_flushed when the deletions were flushed, disk_mb when \
+nothing is left to be merged, of these log_mb the log, which keeps one file, and segment_mb the \
+segments; fresh_mb is what one fresh segment of the rows that are left takes, and disk_to_fresh all \
+files but the log to that, null of no rows. written_mb are segments and deletion vectors that \
+this took.")]
 #[command(after_help = "\
 Examples:
   esker bench-churn --data ./sift
-  esker bench-churn --data ./sift --generations 20 --share 0.05 --l 32 --json")]
+  esker bench-churn --data ./sift --generations 20 --share 0.05 --l 32 --json
+  esker bench-churn --data ./sift --generations 0 --delete 0.1,0.5,0.9,1")]
 pub(crate) struct BenchChurn {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
@@ -149,8 +158,11 @@ pub(crate) struct BenchChurn {
     #[arg(long, default_value_t = 0.1, value_name = "SHARE", value_parser = parse_share)]
     pub(crate) share: f64,
     /// Times that rows are replaced
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=10_000))]
     pub(crate) generations: u64,
+    /// Shares of the rows that are deleted then, each with those before it; ascending
+    #[arg(long, value_name = "SHARE,...", value_delimiter = ',', value_parser = parse_deleted)]
+    pub(crate) delete: Vec<f64>,
     /// Which rows are drawn
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -160,7 +172,7 @@ pub(crate) struct BenchChurn {
     #[arg(long, default_value_t = 64, value_name = "L")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) l: u64,
-    /// Print one JSON object a line, one for each generation
+    /// Print one JSON object a line, one for each generation and each share deleted
     #[arg(long)]
     pub(crate) json: bool,
 }

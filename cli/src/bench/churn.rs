@@ -4,7 +4,8 @@
 //! Owns which rows are there, and the measurement of each generation in two databases that
 //! get the same writes. Invariants: which rows go and come depends on the seed alone; both
 //! databases are judged by the same exact neighbours among the rows that are there, and an
-//! answer that is not there ends the run. Must not know: how merges work.
+//! answer that is not there ends the run. Must not know: how merges work, how space comes
+//! back.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -13,12 +14,13 @@ use esker::{Collection, Db, GraphOptions, Options};
 use serde_json::{Value, json};
 
 use super::cpu;
+use super::deletions::deletions;
 use super::judge::Judge;
 use super::load::Load;
 use super::point::{alone, nearest};
 use super::random::Random;
 use super::report::{print_report, round};
-use crate::args::{BenchChurn, check_lists};
+use crate::args::{BenchChurn, check_lists, check_shares};
 use crate::failure::Failure;
 use crate::scratch::Scratch;
 
@@ -109,6 +111,7 @@ struct Generation {
 /// Runs the whole measurement and prints each generation as soon as it is there.
 pub(crate) fn churn(args: &BenchChurn) -> Result<(), Failure> {
     check_lists(&[args.l], args.ask.k)?;
+    check_shares(&args.delete)?;
     let mut load = Load::plan_of_file(&args.load, args.rows, 1)?;
     let live = (load.rows as f64 * args.live).round() as u64;
     let replaced = (live as f64 * args.share).round() as u64;
@@ -142,7 +145,11 @@ pub(crate) fn churn(args: &BenchChurn) -> Result<(), Failure> {
         print_report(&with_sizes(line, &load, live, come.len()), args.json)?;
     }
     keeps.db.close()?;
-    Ok(builds.db.close()?)
+    builds.db.close()?;
+    if args.delete.is_empty() {
+        return Ok(());
+    }
+    deletions(args, &load, live)
 }
 
 /// A database with the first `live` rows.

@@ -11,6 +11,7 @@ mod churn;
 mod compare;
 mod cpu;
 mod dataset;
+mod deletions;
 mod held;
 mod ingest;
 mod judge;

@@ -135,7 +135,7 @@ fn build(load: &Load, rows: u64, db_dir: &Path) -> Result<Built, Failure> {
 }
 
 /// Bytes of all files in a directory and those in it.
-fn bytes_in(dir: &Path) -> io::Result<u64> {
+pub(super) fn bytes_in(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;

@@ -11,6 +11,7 @@
 
 mod gathering;
 
+use esker_segment::mutants::planted;
 use esker_segment::{MAX_GRAPH_ROWS, SegmentId};
 
 use gathering::Sizes;
@@ -32,6 +33,10 @@ pub const MAX_RECALL_LOSS: f32 = 0.01;
 #[must_use]
 pub fn least_recall(built: f32, sampled_rows: u32) -> f32 {
     let built = built.clamp(0.0, 1.0);
+    if planted("graph.mend") {
+        // What the mending is worth is not seen where a bad graph is built anew.
+        return 0.0;
+    }
     let error = (built * (1.0 - built) / sampled_rows.max(1) as f32).sqrt();
     built - MAX_RECALL_LOSS - error
 }

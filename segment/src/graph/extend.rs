@@ -17,6 +17,7 @@ use crate::graph::executor::Executor;
 use crate::graph::vectors::BuildVectors;
 use crate::graph::{Check, GraphParams};
 use crate::id::Row;
+use crate::mutants::planted;
 
 /// A graph of some of a source's rows, and of rows that are gone.
 pub trait KeptGraph: Sync {
@@ -57,11 +58,17 @@ pub trait KeptGraph: Sync {
     }
 }
 
-/// L of an insertion. With half of it a merge is a third cheaper and finds a third of
-/// a point less; with twice as much it finds no more.
+/// L of an insertion where no row is gone. With half of it a merge is a third cheaper and
+/// finds a third of a point less; with twice as much it finds no more.
 const L: usize = 48;
-/// Neighbours of a row that is gone which may take its place, the nearest to it.
-const SUBSTITUTES: usize = 8;
+/// More for each hundredth of the graph's rows that are gone. Where rows go as others come,
+/// what short walks miss adds up from merge to merge.
+const L_A_HUNDREDTH: usize = 8;
+/// The largest.
+const MOST_L: usize = 128;
+/// Neighbours of a row that is gone which may take its place, the nearest to it. With
+/// twice as many a merge finds no more, since insertions look farther, and costs a tenth more.
+const SUBSTITUTES: usize = 4;
 /// Rows of the first insertion, which do not see each other.
 const FIRST_BATCH: usize = 64;
 
@@ -85,11 +92,11 @@ pub(super) struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
-    /// Makes the graph of all rows out of it.
+    /// Makes the graph of all rows out of it, the new ones inserted with a list of `l`.
     pub(super) fn extend(
         mut self,
         vectors: &BuildVectors,
-        params: &GraphParams,
+        (params, l): (&GraphParams, usize),
         executor: &dyn Executor,
         check: Check<'_>,
     ) -> Result<Extended, SegmentError> {
@@ -100,11 +107,13 @@ impl<'a> Kept<'a> {
         let mut builder = Builder::new(vectors, params, executor, check, start)?;
         let wounded = self.copy(&mut builder)?;
         self.find_substitutes(&builder)?;
-        self.mend(&mut builder, &wounded)?;
+        if !planted("graph.mend") {
+            self.mend(&mut builder, &wounded)?;
+        }
         let flags = self.new_rows(vectors.rows());
         let is_new = |row: u32| flags.get(row as usize) == Some(&true);
         let new: Vec<u32> = (0..vectors.rows()).filter(|row| is_new(*row)).collect();
-        insert(&new, L, &mut builder)?;
+        insert(&new, l, &mut builder)?;
         let adjacency = builder.finish_by(|builder, row, scratch| {
             if is_new(row) {
                 builder.cut(row, builder.params.alpha, scratch);
@@ -145,6 +154,12 @@ impl<'a> Kept<'a> {
             numbers,
             substitutes: Vec::new(),
         })
+    }
+
+    /// L of insertions among the rows that are left.
+    pub(super) fn insertion_l(&self) -> usize {
+        let hundredths = self.gone.len() * 100 / self.numbers.len().max(1);
+        MOST_L.min(L + L_A_HUNDREDTH * hundredths)
     }
 
     /// The source's numbers of the rows that are left.
@@ -281,7 +296,7 @@ impl<'a> Kept<'a> {
         let chosen = &mut scratch.chosen;
         chosen.clear();
         chosen.extend_from_slice(builder.graph.neighbors(number));
-        // Half of them gone: eight of each may not be enough to lead everywhere.
+        // Half of them gone: so few of each may not be enough to lead everywhere.
         let all = chosen.len() * 2 < builder.params.max_degree as usize;
         if number == builder.graph.start() && row != self.graph.start() {
             self.graph.neighbors(self.graph.start(), &mut theirs)?;

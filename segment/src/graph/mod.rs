@@ -289,7 +289,8 @@ impl Work<'_> {
         if kept_graph.live_rows() < self.vectors.rows().div_ceil(LEAST_SHARE) as usize {
             return Ok(None);
         }
-        let made = kept_graph.extend(&self.vectors, self.params, self.executor, self.check)?;
+        let how = (self.params, kept_graph.insertion_l());
+        let made = kept_graph.extend(&self.vectors, how, self.executor, self.check)?;
         let edges = self.connected(made.adjacency, Some(made.order), made.new_rows)?;
         let sample = edges.sample;
         let is_enough = sample.recall >= kept.least_recall(sample.rows);

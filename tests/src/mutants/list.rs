@@ -1,7 +1,7 @@
 //! Every mutant: what it is called, what it removes, and who is known to find it.
 //!
-//! Invariant: each name stands in the sources exactly once, as `planted("...")`; a
-//! test compares. Must not know: how a step is removed, how it is found.
+//! Invariant: each name stands in the sources exactly once, as `planted("...")`, and each
+//! that is only measured as often as it says; a test compares. Must not know: how a step is removed, how it is found.
 
 use super::hunter::Hunter;
 
@@ -129,3 +129,11 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("quarantine.record", "the memory that a segment is damaged", &[Probes]),
     mutant("search.skip_restarts", "beginning a search again without the segment that it found damaged", &[Probes]),
 ];
+
+/// What a build may leave out to show what it is worth. Answers stay right without it, so
+/// no hunter looks for it; and how many places of the sources ask for it.
+pub const MEASURED: &[(&str, &str, usize)] = &[(
+    "graph.mend",
+    "what a kept graph's rows get for lost neighbours, and the floor that has a worse graph built anew",
+    2,
+)];

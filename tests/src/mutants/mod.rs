@@ -23,5 +23,5 @@ mod tests;
 
 pub use command::command;
 pub use hunter::Hunter;
-pub use list::{CONTROL, MUTANTS, Mutant};
+pub use list::{CONTROL, MEASURED, MUTANTS, Mutant};
 pub use runner::{Verdict, hunt_all, is_mutant_build, table};

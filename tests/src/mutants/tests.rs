@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Hunter, MUTANTS};
+use super::{Hunter, MEASURED, MUTANTS};
 
 /// Every name in a `planted("...")` of the crates, and how often it is there.
 fn planted() -> BTreeMap<String, usize> {
@@ -34,8 +34,11 @@ fn planted() -> BTreeMap<String, usize> {
 
 #[test]
 fn the_list_is_what_is_planted() {
-    let listed: BTreeMap<_, _> = MUTANTS.iter().map(|m| (m.name.to_owned(), 1)).collect();
-    assert_eq!(listed.len(), MUTANTS.len(), "a name is listed twice");
+    let hunted = MUTANTS.iter().map(|m| (m.name.to_owned(), 1));
+    let measured = MEASURED.iter().map(|m| (m.0.to_owned(), m.2));
+    let listed: BTreeMap<_, _> = hunted.chain(measured).collect();
+    let names = MUTANTS.len() + MEASURED.len();
+    assert_eq!(listed.len(), names, "a name is listed twice");
     assert_eq!(listed, planted());
     assert!(listed.len() >= 35);
 }

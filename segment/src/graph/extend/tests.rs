@@ -225,6 +225,18 @@ fn what_is_made_out_of_a_graph_finds_as_much_as_a_new_one() {
     }
 }
 
+/// Rows go as others come: what is missed adds up where insertions look no farther.
+#[test]
+fn insertions_look_farther_the_more_rows_are_gone() {
+    let rows = clustered(300, 4, 8);
+    for (gone, l) in [(0, 48), (2, 48), (3, 56), (12, 80), (30, 128), (90, 128)] {
+        let source = Source::new((Metric::L2, rows.clone()), 300, 8, |row| row < gone);
+        let vectors = BuildVectors::read(&source, Metric::L2, 4).unwrap();
+        let kept = super::Kept::new(&vectors, &source).unwrap();
+        assert_eq!((kept.gone.len(), kept.insertion_l()), (gone, l));
+    }
+}
+
 /// Long rows are chosen by codes, unless they lie in heaps that codes do not tell apart.
 #[test]
 fn what_is_made_by_codes_finds_as_much_as_a_new_one() {
