@@ -1,4 +1,4 @@
-//! `bench-segments` and `bench-churn`: lines whose every field is measured.
+//! `bench-merge`, `bench-segments` and `bench-churn`: lines whose every field is measured.
 
 #![allow(
     clippy::disallowed_methods,
@@ -42,6 +42,43 @@ fn number(line: &Value, name: &str) -> f64 {
     line[name]
         .as_f64()
         .unwrap_or_else(|| panic!("{name} of {line}"))
+}
+
+#[test]
+fn a_merge_is_compared_with_a_rebuild_in_turns() {
+    let bench = data();
+    let line = "bench-merge --data data --rows 4000 --durability os --l 10,40 --json";
+    let lines = run(&bench, &format!("{line} --repeat 3"));
+    assert_eq!(lines.len(), 2);
+    for (line, l) in lines.iter().zip([10, 40]) {
+        assert_eq!((&line["l"], &line["rounds"]), (&l.into(), &3.into()));
+        assert_eq!(
+            (&line["rows"], &line["kept_rows"]),
+            (&4000.into(), &3600.into())
+        );
+        assert_eq!(line["kept_graph"], true, "{line}");
+        assert_eq!(line["graph_rows"], 400, "{line}");
+        assert_eq!(line["graph_rows_rebuild"], 4000, "{line}");
+        for recall in ["recall_merge", "recall_rebuild"] {
+            assert!((0.8..=1.0).contains(&number(line, recall)), "{line}");
+        }
+        assert!(number(line, "seconds") > 0.0 && number(line, "seconds_rebuild") > 0.0);
+        if cfg!(target_os = "linux") {
+            let ratios = ["cpu_ratio_least", "cpu_ratio", "cpu_ratio_most"];
+            // Processor time has ticks, and so few rows may take none.
+            let ratios = ratios.map(|name| line[name].as_f64().unwrap_or(0.0));
+            assert!(ratios.is_sorted(), "{line}");
+            for merge in ["", "_rebuild"] {
+                let [peak, more] = ["peak_rss_mb", "peak_rss_more_mb"]
+                    .map(|name| number(line, &format!("{name}{merge}")));
+                assert!(0.0 <= more && more < peak, "{line}");
+            }
+        }
+    }
+    let once = run(&bench, line);
+    assert_eq!(once[0]["rounds"], 1);
+    assert_eq!(once[0]["recall_merge"], lines[0]["recall_merge"]);
+    bench.fails("bench-merge --data data --repeat 0", 2, "--repeat");
 }
 
 #[test]

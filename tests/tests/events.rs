@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use esker::{
     Background, BuildReason, CancelReason, CancelToken, Collection, CollectionOptions,
@@ -141,6 +141,15 @@ fn until_failure(db: &Db) {
         }
     }
     panic!("background work has no end");
+}
+
+/// Waits until nobody may read any more; whoever closes goes on to wait for merges then.
+fn until_closed(c: &Collection) {
+    let begun = Instant::now();
+    while !matches!(c.get(0_u64), Err(Error::Closed)) {
+        assert!(begun.elapsed() < Duration::from_secs(120), "never closed");
+        std::thread::yield_now();
+    }
 }
 
 /// The output of a merge or flush is about to be made: its graph is not.
@@ -473,6 +482,12 @@ fn due(seed: u64) -> Fixture {
 
 /// Runs the merge that is due with something done in its middle, and tells how it ended.
 fn ends(f: &Fixture, act: impl FnOnce() + Send + 'static) -> (MergePlan, Event) {
+    interrupt(f, act);
+    ended(f)
+}
+
+/// Runs the merge that is due with something done in its middle.
+fn interrupt(f: &Fixture, act: impl FnOnce() + Send + 'static) {
     let met = Arc::new(AtomicBool::new(false));
     let meets = Arc::clone(&met);
     f.env.before(output_begins, move || {
@@ -483,6 +498,10 @@ fn ends(f: &Fixture, act: impl FnOnce() + Send + 'static) -> (MergePlan, Event) 
         let _ = f.db.run_background_step();
     }
     f.env.clear_faults();
+}
+
+/// The one merge that was told of.
+fn ended(f: &Fixture) -> (MergePlan, Event) {
     match &f.heard.take()[..] {
         [Event::MergeBegun(plan), end] => (plan.clone(), end.clone()),
         other => panic!("not one merge: {other:#?}"),
@@ -547,12 +566,19 @@ fn a_compaction_that_is_cancelled_and_a_database_that_closes_end_merges() {
         (MergeReason::Compact, CancelReason::Asked)
     );
 
-    let db = f.db.clone();
-    let (_, end) = ends(&f, move || {
-        std::thread::spawn(move || db.close());
-        // Until the merge is told, which then ends.
-        std::thread::sleep(Duration::from_millis(50));
+    let (db, c) = (f.db.clone(), f.c.clone());
+    let closing = Arc::new(Mutex::new(None));
+    let closes = Arc::clone(&closing);
+    interrupt(&f, move || {
+        let close = std::thread::spawn(move || db.close());
+        *closes.lock().expect("no panic") = Some(close);
+        // The merge is told before anybody else is refused.
+        until_closed(&c);
     });
+    // Either thread may be the one that tells it.
+    let close = closing.lock().expect("no panic").take().expect("begun");
+    close.join().expect("no panic").expect("closes");
+    let (_, end) = ended(&f);
     assert!(
         matches!(&end, Event::MergeCancelled(end) if end.reason == CancelReason::Closing),
         "{end:#?}"
@@ -891,7 +917,8 @@ impl Sums {
     }
 }
 
-/// A drawn life of a database, with failures; all that was told of it.
+/// A drawn life of a database, with failures and merges that are told to end; all that
+/// was told of it.
 fn drawn(seed: u64) -> (Vec<Event>, Stats) {
     let mut rng = Rng::part(seed, 1);
     let options = options()
@@ -901,10 +928,11 @@ fn drawn(seed: u64) -> (Vec<Event>, Stats) {
         .memory_budget(1 << 20)
         .memtable_bytes(48 << 10);
     let f = Fixture::new(seed, options);
-    for _ in 0..40 {
+    let mut pause = None;
+    for _ in 0..45 {
         let first = rng.below(3_000) as usize;
         let count = 1 + rng.below(250) as usize;
-        match rng.below(8) {
+        match rng.below(9) {
             0..=2 => f.put(first..first + count),
             3 => {
                 let keys: Vec<u64> = (first as u64..(first + count) as u64).collect();
@@ -916,10 +944,22 @@ fn drawn(seed: u64) -> (Vec<Event>, Stats) {
                 let fault = Fault::when(OsError::Eio, output_begins);
                 f.env.inject(fault.once());
             }
+            7 => {
+                let db = f.db.clone();
+                f.env.before(output_begins, move || db.cancel_merges());
+                // What is waited for, and what is flushed, goes on all the same.
+                drop(f.db.run_background_step());
+            }
+            _ if rng.chance(1, 3) => {
+                let paused = pause.take();
+                pause = paused.is_none().then(|| f.db.pause_merges());
+            }
             _ => drop(f.db.run_background_step()),
         }
     }
+    drop(pause);
     f.env.clear_faults();
+    f.env.clear_hooks();
     while !matches!(f.db.run_background_step(), Ok(false)) {}
     let stats = f.db.stats();
     f.db.close().expect("closes");
@@ -950,6 +990,7 @@ fn what_events_say_adds_up_to_the_counters() {
         all.merges.deletions > 0 && all.merges.compact > 0,
         "{all:?}"
     );
+    assert!(all.cancelled > 0, "{all:?}");
     assert!(all.failed > 0 && all.merge_time > Duration::ZERO, "{all:?}");
 }
 

@@ -35,12 +35,20 @@ fn covered(did: &Summary, faults: bool) -> bool {
     let failed = did.faults > 1_000 && did.poisoned > 50 && did.errored > 200;
     let searched = did.walks > 5_000 && did.fallbacks > 1_000;
     let work = work && did.recovery_segments > 1_000;
-    crashes && work && searched && did.lost > 300 && did.snapshots > 300 && failed == faults
+    let steered = did.merges_cancelled > 100 && did.pauses > 300;
+    crashes
+        && work
+        && steered
+        && searched
+        && did.lost > 300
+        && did.snapshots > 300
+        && failed == faults
 }
 
 /// The same of the cases with larger graphs, whose searches must be good.
 fn graphs_covered(did: &Summary) -> bool {
     let work = did.crashes > 100 && did.flushes > 1_000 && did.merges > 500;
+    let work = work && did.merges_cancelled > 5;
     let searched = did.walks > 5_000 && did.fallbacks > 500 && did.neighbors > 20_000;
     work && searched && did.neighbors_found * 100 >= did.neighbors * 98
 }

@@ -23,25 +23,39 @@ l2.
 
 stall_s is the time that writers waited for memory to be flushed, all threads together, in so \
 many stalls; slowdowns are writes that were put off by half a millisecond before it came to \
-that; flush_s the flush that follows the last acknowledgement; segments and write_amplification \
-(bytes written to logs and segments for each byte ingested) are taken after it. \
+that; flush_s the flush that follows the last acknowledgement. segments and \
+write_amplification are taken right after it, while merges are still to come: bytes written \
+to logs (log_written_mb) and to segments by flushes and merges (flush_written_mb, \
+merge_written_mb) for each byte put (put_mb: keys, vectors and a few bytes an operation). \
 peak_rss_mb is the most memory that was resident, mapped files among it, since the \
 database was made. What the system does not tell is null.
 
+With --settle, or --search, the database is left alone after that until no merge is due or \
+runs, nothing changes and its threads rest: settle_s is the time from the last \
+acknowledgement until it was last found at work, told to 0.6 s, without the wait for that \
+verdict; settled_... is taken then: settled_write_amplification as before, \
+settled_written_to_flushed bytes written to segments for each that flushes wrote, without \
+logs, settled_merge_read_mb and settled_merge_written_mb what merges read and wrote. \
+peak_rss_to_budget is what the process held more than before the first database was made, \
+so that what is left of one of several --writers counts for the next, as a share of the \
+memory budget, which counts neither mapped files nor graphs.
+
 With --search, one thread asks the queries of DIR, one after the other and over \
-again, --search-rate a second, from the first write until the database has nothing \
-more to do. A search that is due while another runs is left out (missed_searches); \
-times are of the searches alone. p50_us and p99_us are of those that began before the last \
-acknowledgement, settling_... of those after it, while flushed rows are merged and \
-get their graphs (settle_s), quiet_... of the same queries at the same pace once \
-nothing else runs. segments_over_time has seconds and segments, segments_mean the mean \
-while rows were written; rows_without_graph_most the rows that a search had to scan at \
-worst. settled_write_amplification is taken in the end; written_to_flushed is bytes \
-written to segments for each that flushes wrote, merge_read_mb and merge_written_mb are what merges \
-read and wrote. peak_rss_to_budget and \
-peak_anon_to_budget are what the process held more than before the database was made, \
-with mapped files and without, as a share of the memory budget, which counts neither \
-mapped files nor graphs; peak_anon_mb is sampled ten times a second.")]
+again, --search-rate a second, from the first write until the database has settled. A \
+search that is due while another runs is asked when that one ends if this is less than a \
+pace later (late_searches), else never (missed_searches). p50_us, p99_us and max_us are \
+times of the searches alone; p50_due_us, p99_due_us and max_due_us count from the moment \
+when a search was due, and have those that were missed, too, as if they had been answered \
+when the one that was in their way ended. These are of searches that began before the last \
+acknowledgement, ..._last_tenth of those in the last tenth of that time, when the database has \
+nearly its size; settling_... of those after it, while flushed rows are merged and \
+get their graphs, quiet_... of the same queries at the same pace once \
+nothing else runs; ..._to_quiet is the ratio to these. segments_over_time has seconds and \
+segments, segments_mean the mean while rows were written. segment_rows_without_graph_most \
+are the rows of segments that a search had to scan at worst, memtable_rows_most those of \
+memtables, which are always scanned, by codes, rows_scanned_most both at one moment. \
+peak_anon_to_budget is as peak_rss_to_budget, without mapped files; \
+peak_anon_mb is sampled ten times a second.")]
 #[command(after_help = "\
 Examples:
   esker bench-ingest --data ./sift --rows 200000 --durability os --json
@@ -78,6 +92,9 @@ pub(crate) struct BenchIngest {
     /// Memory budget of the database, in MiB [default: that of the engine, 256]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=1_000_000))]
     pub(crate) budget: Option<u64>,
+    /// Wait after the last flush until merges are done, and tell what they wrote
+    #[arg(long)]
+    pub(crate) settle: bool,
     /// Search while rows are written and merged, and once more when all is quiet
     #[arg(long)]
     pub(crate) search: bool,

@@ -15,15 +15,17 @@ Measure a merge that keeps a graph, beside one that builds it anew.
 The first rows of DIR/base.fvecs or DIR/base.bvecs, a share of --split, are loaded and \
 compacted into one segment; the others are flushed to segments beside it. Then all are \
 compacted: once the merge may make its graph out of the large one (seconds, cpu_s, \
-peak_rss_mb, with mapped files; peak_anon_mb, what no file backs, above what there was \
-before), once, in a second database, it builds a graph of all rows \
-(seconds_rebuild, ...). cpu_ratio is the processor time of the one over that of the other, \
-all threads; recall_merge and recall_rebuild what both find of the k true neighbours \
+peak_rss_mb, with mapped files; peak_rss_more_mb, the same, and peak_anon_mb, what no file \
+backs, above what there was before), once, in a second database, it builds a graph of all rows \
+(seconds_rebuild, ...). With --repeat that is done several times over, the rebuild first and \
+second in turn, and figures are medians. cpu_ratio is the processor time of the one over that \
+of the other, all threads, in the same round, cpu_ratio_least and cpu_ratio_most how far that \
+went; recall_merge and recall_rebuild what both find of the k true neighbours \
 with the same search list; graph_rows the rows that got their edges in the merge. \
 What the system does not tell is null.")]
 #[command(after_help = "\
 Examples:
-  esker bench-merge --data ./sift
+  esker bench-merge --data ./sift --repeat 4
   esker bench-merge --data ./sift --split 0.8 --l 32,64,128 --json")]
 pub(crate) struct BenchMerge {
     #[command(flatten)]
@@ -37,6 +39,9 @@ pub(crate) struct BenchMerge {
     /// Share of the rows that the large segment has
     #[arg(long, default_value_t = 0.9, value_name = "SHARE", value_parser = parse_share)]
     pub(crate) split: f64,
+    /// Rounds of both merges; an even number has each first as often as second
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) repeat: u64,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
     /// Sizes of the search list, each at least k

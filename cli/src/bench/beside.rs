@@ -2,22 +2,24 @@
 //! merged, and when all is quiet.
 //!
 //! Owns the thread that searches, the thread that looks at the database meanwhile, and
-//! what both found, by phase. Invariants: the same queries at the same pace in every
-//! phase; a search belongs to the phase in which it began; a search that takes longer
-//! than the pace allows puts off those after it, and those that it puts off are counted
-//! as missed, never made up for. Must not know: what is loaded, and how.
+//! what both found, by phase; [`super::pace`] says what is due when. Invariants: the same
+//! queries at the same pace in every phase; a search belongs to the phase in which it
+//! began, and those that it put off with it; those between the last change of a database
+//! and the verdict that it has settled belong to none.
+//! Must not know: what is loaded, and how.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use esker::{Collection, Db, SearchOptions};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::judge::read_queries;
 use super::load::Load;
-use super::point::{Latencies, nearest};
+use super::pace::{Asked, Pace, Times};
+use super::point::nearest;
 use super::report::round;
 use super::{cpu, memory};
 use crate::args::{BenchIngest, check_lists};
@@ -34,7 +36,7 @@ pub(super) struct Searches {
     dimension: usize,
     options: SearchOptions,
     /// Time from one search to the next; `None`: no pause.
-    pace: Option<Duration>,
+    every: Option<Duration>,
 }
 
 /// What the threads see of the load, and of each other.
@@ -43,7 +45,6 @@ pub(super) struct Beside<'a> {
     collection: &'a Collection,
     began: Instant,
     is_over: AtomicBool,
-    missed: AtomicU64,
     /// Where the processor time of the thread that searches is told.
     searcher: OnceLock<Option<PathBuf>>,
 }
@@ -51,9 +52,7 @@ pub(super) struct Beside<'a> {
 /// What was seen from the first write until the database had settled.
 pub(super) struct Seen {
     began: Instant,
-    /// When each search began, after the first write, and how long it took.
-    searches: Vec<(Duration, Duration)>,
-    missed: u64,
+    searches: Vec<Asked>,
     looks: Vec<Look>,
 }
 
@@ -63,6 +62,8 @@ struct Look {
     segments: usize,
     /// Rows of segments that a search has to scan.
     without_graph: u64,
+    /// Rows that no segment has yet: of memtables, which are scanned by codes.
+    unflushed: u64,
     anon_mb: Option<f64>,
 }
 
@@ -82,7 +83,6 @@ impl<'a> Beside<'a> {
             collection,
             began: Instant::now(),
             is_over: AtomicBool::new(false),
-            missed: AtomicU64::new(0),
             searcher: OnceLock::new(),
         }
     }
@@ -102,6 +102,8 @@ impl<'a> Beside<'a> {
             at: self.began.elapsed(),
             segments: stats.segments,
             without_graph: stats.segment_rows.saturating_sub(stats.graph_rows),
+            // Each put has a key of its own.
+            unflushed: stats.operations.saturating_sub(stats.segment_rows),
             anon_mb: memory::anon_mb(),
         }
     }
@@ -120,12 +122,12 @@ impl Searches {
     /// Reads the queries, before anything is loaded.
     pub(super) fn new(args: &BenchIngest, load: &Load) -> Result<Self, Failure> {
         check_lists(&[args.l], args.k)?;
-        let pace = (args.search_rate > 0).then(|| 1.0 / args.search_rate as f64);
+        let every = (args.search_rate > 0).then(|| 1.0 / args.search_rate as f64);
         Ok(Self {
             queries: read_queries(load, &args.load.data, args.queries)?,
             dimension: load.dimension as usize,
             options: nearest(args.k, args.l),
-            pace: pace.map(Duration::from_secs_f64),
+            every: every.map(Duration::from_secs_f64),
         })
     }
 
@@ -152,7 +154,6 @@ impl Searches {
         let seen = Seen {
             began: beside.began,
             searches: searches.map_err(panicked)??,
-            missed: beside.missed.load(Ordering::Relaxed),
             looks: looks.map_err(panicked)?,
         };
         Ok((done?, seen))
@@ -164,69 +165,102 @@ impl Searches {
         db: &Db,
         collection: &Collection,
         seen: &Seen,
-    ) -> Result<Latencies, Failure> {
+    ) -> Result<Times, Failure> {
         let beside = Beside::new(db, collection);
         let all = self.queries.len() / self.dimension;
         let searches = self.search(&beside, seen.searches.len().min(all) as u64)?;
-        Ok(latencies(searches.iter()))
+        Ok(Times::new(self.every, searches))
     }
 
     /// Searches at the pace, so many times or until it is over.
-    fn search(&self, beside: &Beside<'_>, most: u64) -> Result<Vec<(Duration, Duration)>, Failure> {
-        let mut searches = Vec::new();
-        let mut due = Duration::ZERO;
+    fn search(&self, beside: &Beside<'_>, most: u64) -> Result<Vec<Asked>, Failure> {
+        let (mut searches, mut pace) = (Vec::new(), Pace::new(self.every));
         for query in self.queries.chunks_exact(self.dimension).cycle() {
             if searches.len() as u64 == most || beside.is_over() {
                 break;
             }
-            std::thread::sleep(due.saturating_sub(beside.began.elapsed()));
+            std::thread::sleep(pace.due().saturating_sub(beside.began.elapsed()));
             let began = beside.began.elapsed();
             beside.collection.search(query, &self.options)?;
-            let ended = beside.began.elapsed();
-            searches.push((began, ended - began));
-            if let Some(pace) = self.pace {
-                due += pace;
-                let late = ended.saturating_sub(due).as_nanos() / pace.as_nanos().max(1);
-                let late = u32::try_from(late).unwrap_or(u32::MAX);
-                due += pace.saturating_mul(late);
-                beside.missed.fetch_add(u64::from(late), Ordering::Relaxed);
-            }
+            searches.push(pace.asked(began, beside.began.elapsed()));
         }
         Ok(searches)
     }
 
-    /// What was seen, beside what the quiet database shows.
-    pub(super) fn fields(&self, seen: &Seen, quiet: &Latencies, written: Instant) -> Value {
-        let written = written - seen.began;
-        let (during, settling): (Vec<_>, Vec<_>) =
-            seen.searches.iter().partition(|(at, _)| *at < written);
-        let [during, settling] = [during, settling].map(|searches| latencies(searches.into_iter()));
-        let us = |of: &Latencies, percent| (of.len() > 0).then(|| of.percentile_us(percent));
-        let to_quiet =
-            |of: &Latencies, percent| Some(round(us(of, percent)? / us(quiet, percent)?, 2));
-        let us = |of: &Latencies, percent| us(of, percent).map(|us| round(us, 1));
+    /// What was seen, beside what the quiet database shows; when the last row was
+    /// acknowledged, and when the database had settled.
+    pub(super) fn fields(
+        &self,
+        seen: &Seen,
+        quiet: &Times,
+        [written, settled]: [Instant; 2],
+    ) -> Map<String, Value> {
+        let [written, settled] =
+            [written, settled].map(|at| at.saturating_duration_since(seen.began));
+        let phase = |from: Duration, to: Duration| {
+            let within = |asked: &&Asked| (from..to).contains(&asked.began());
+            Times::new(
+                self.every,
+                seen.searches.iter().filter(within).copied().collect(),
+            )
+        };
+        let mut fields = Map::new();
+        let during = phase(Duration::ZERO, written);
+        add_phase(&mut fields, ["", ""], &during, Some(quiet));
+        let last = phase(written.mul_f64(0.9), written);
+        add_phase(&mut fields, ["", "_last_tenth"], &last, Some(quiet));
+        let settling = phase(written, settled);
+        add_phase(&mut fields, ["settling_", ""], &settling, Some(quiet));
+        add_phase(&mut fields, ["quiet_", ""], quiet, None);
         let (most, mean) = segments(&seen.looks, written);
-        json!({
-            "p50_us": us(&during, 50),
-            "p99_us": us(&during, 99),
-            "searches": during.len(),
-            "settling_p50_us": us(&settling, 50),
-            "settling_p99_us": us(&settling, 99),
-            "settling_searches": settling.len(),
-            "quiet_p50_us": us(quiet, 50),
-            "quiet_p99_us": us(quiet, 99),
-            "quiet_searches": quiet.len(),
-            "p50_to_quiet": to_quiet(&during, 50),
-            "p99_to_quiet": to_quiet(&during, 99),
-            "settling_p50_to_quiet": to_quiet(&settling, 50),
-            "settling_p99_to_quiet": to_quiet(&settling, 99),
-            "missed_searches": seen.missed,
+        let most_of = |rows: fn(&Look) -> u64| seen.looks.iter().map(rows).max();
+        let more = json!({
             "segments_most": most,
             "segments_mean": round(mean, 2),
-            "rows_without_graph_most": seen.looks.iter().map(|look| look.without_graph).max(),
+            "segment_rows_without_graph_most": most_of(|look| look.without_graph),
+            "memtable_rows_most": most_of(|look| look.unflushed),
+            "rows_scanned_most": most_of(|look| look.without_graph + look.unflushed),
             "segments_over_time": thinned(&seen.looks),
             "peak_anon_mb": seen.peak_anon_mb().map(|mb| round(mb, 1)),
-        })
+        });
+        if let Value::Object(more) = more {
+            fields.extend(more);
+        }
+        fields
+    }
+}
+
+/// What the searches of one phase took, and how many times what those of the quiet
+/// database did.
+fn add_phase(
+    fields: &mut Map<String, Value>,
+    [before, after]: [&str; 2],
+    times: &Times,
+    quiet: Option<&Times>,
+) {
+    let mut add = |name: &str, value: Value| {
+        fields.insert(format!("{before}{name}{after}"), value);
+    };
+    add("searches", json!(times.len()));
+    add("late_searches", json!(times.late()));
+    add("missed_searches", json!(times.missed()));
+    type Figure = fn(&Times, usize) -> Option<f64>;
+    let figures: [(&str, Figure, usize); 6] = [
+        ("p50", Times::taken_us, 50),
+        ("p99", Times::taken_us, 99),
+        ("max", Times::taken_us, 100),
+        ("p50_due", Times::due_us, 50),
+        ("p99_due", Times::due_us, 99),
+        ("max_due", Times::due_us, 100),
+    ];
+    for (name, figure, percent) in figures {
+        let us = figure(times, percent);
+        add(&format!("{name}_us"), json!(us.map(|us| round(us, 1))));
+        if let Some(quiet) = quiet.filter(|_| percent < 100) {
+            let ratio = us.zip(figure(quiet, percent)).map(|(us, quiet)| us / quiet);
+            let ratio = ratio.map(|ratio| round(ratio, 2));
+            add(&format!("{name}_to_quiet"), json!(ratio));
+        }
     }
 }
 
@@ -236,10 +270,6 @@ impl Seen {
         let looks = self.looks.iter().filter_map(|look| look.anon_mb);
         looks.max_by(f64::total_cmp)
     }
-}
-
-fn latencies<'a>(searches: impl Iterator<Item = &'a (Duration, Duration)>) -> Latencies {
-    Latencies::new(searches.map(|(_, taken)| *taken).collect())
 }
 
 /// The most segments of all, and how many there were in the mean while rows were written.
@@ -269,6 +299,7 @@ mod tests {
             at: Duration::from_secs(at),
             segments: *segments,
             without_graph: 0,
+            unflushed: 0,
             anon_mb: None,
         };
         (0..).zip(segments).map(look).collect()

@@ -10,14 +10,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use esker::{Collection, DEFAULT_MEMORY_BUDGET, Db, Durability, Options};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::beside::Searches;
 use super::load::{KEY_BYTES, Load};
 use super::raw::RawWrites;
 use super::repeats::Repeats;
 use super::report::{print_report, round};
-use super::settle::settle;
+use super::settle::{Merges, settle};
 use super::{cpu, memory};
 use crate::args::BenchIngest;
 use crate::failure::Failure;
@@ -35,13 +35,20 @@ struct Ingest {
     stats: esker::Stats,
     peak_rss_mb: Option<f64>,
     /// What searches met, and the database once it had settled.
-    beside: Option<Value>,
+    more: Map<String, Value>,
 }
 
-/// The process before the database was made.
-struct Before {
+/// What the process held before the first database was made. What the allocator keeps of
+/// one database counts for the next, not against it.
+#[derive(Clone, Copy)]
+struct Held {
     rss_mb: Option<f64>,
     anon_mb: Option<f64>,
+}
+
+/// The process before a database was made.
+struct Before {
+    held: Held,
     cpu_s: Option<f64>,
     peak_begins: bool,
 }
@@ -68,10 +75,14 @@ pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
             "--db keeps one database, and each number of --writers gets its own".to_owned(),
         ));
     }
+    let held = Held {
+        rss_mb: memory::rss_mb(),
+        anon_mb: memory::anon_mb(),
+    };
     let mut of_one = None;
     for &writers in &args.writers {
         load.threads = writers;
-        let mut report = measure(args, &load, searches.as_ref())?;
+        let mut report = measure(args, &load, searches.as_ref(), held)?;
         let rate = report.get("rows_per_s").and_then(Value::as_f64);
         of_one = if writers == 1 { rate } else { of_one };
         if let (Some(rate), Some(one), Some(fields)) = (rate, of_one, report.as_object_mut()) {
@@ -83,7 +94,12 @@ pub(crate) fn ingest(args: &BenchIngest) -> Result<(), Failure> {
 }
 
 /// One measurement, in a database that is gone afterwards unless it was asked for.
-fn measure(args: &BenchIngest, load: &Load, searches: Option<&Searches>) -> Result<Value, Failure> {
+fn measure(
+    args: &BenchIngest,
+    load: &Load,
+    searches: Option<&Searches>,
+    held: Held,
+) -> Result<Value, Failure> {
     let db = args.db.as_deref();
     let scratch = Scratch::new_in(&db.map_or_else(std::env::temp_dir, parent_of))?;
     let db_dir = db.map_or_else(|| scratch.path().join("db"), Path::to_path_buf);
@@ -95,7 +111,7 @@ fn measure(args: &BenchIngest, load: &Load, searches: Option<&Searches>) -> Resu
         sync: matches!(load.durability, Durability::Sync),
     };
     let before = raw.measure(scratch.path())?;
-    let ingest = run(args, load, searches, &db_dir)?;
+    let ingest = run(args, load, searches, (&db_dir, held))?;
     let after = raw.measure(scratch.path())?;
     Ok(report(args, load, &ingest, [before, after]))
 }
@@ -123,21 +139,28 @@ fn run(
     args: &BenchIngest,
     load: &Load,
     searches: Option<&Searches>,
-    db_dir: &Path,
+    (db_dir, held): (&Path, Held),
 ) -> Result<Ingest, Failure> {
     let mut options = Options::default();
     if let Some(mib) = args.budget {
         options = options.memory_budget(usize::try_from(mib << 20).unwrap_or(usize::MAX));
     }
     let before = Before {
-        rss_mb: memory::rss_mb(),
-        anon_mb: memory::anon_mb(),
+        held,
         cpu_s: cpu::seconds(),
         peak_begins: memory::forget_peak(),
     };
     let (db, collection) = load.create_with(db_dir, options)?;
     let ingest = match searches {
-        None => write(load, &db, &collection, &before)?,
+        None => {
+            let mut ingest = write(load, &db, &collection, &before)?;
+            if args.settle {
+                let settled = settle(&db, Merges::AreDone, &|| None)?;
+                ingest.peak_rss_mb = before.peak_rss_mb();
+                ingest.more = settled_fields(args, load, &db, &ingest, (settled, &before));
+            }
+            ingest
+        }
         Some(searches) => write_beside(args, load, searches, (&db, &collection), &before)?,
     };
     load.check_count(&collection)?;
@@ -161,7 +184,7 @@ fn write(
         flush: written.elapsed(),
         stats: db.stats(),
         peak_rss_mb: before.peak_rss_mb(),
-        beside: None,
+        more: Map::new(),
     })
 }
 
@@ -173,50 +196,74 @@ fn write_beside(
     (db, collection): (&Db, &Collection),
     before: &Before,
 ) -> Result<Ingest, Failure> {
-    let ((mut ingest, settle), seen) = searches.beside(db, collection, |beside| {
+    let ((mut ingest, settled), seen) = searches.beside(db, collection, |beside| {
         let ingest = write(load, db, collection, before)?;
-        settle(db, &|| beside.searcher())?;
-        let settle = ingest.written.elapsed();
-        Ok((ingest, settle))
+        let settled = settle(db, Merges::AreDone, &|| beside.searcher())?;
+        Ok((ingest, settled))
     })?;
     ingest.peak_rss_mb = before.peak_rss_mb();
-    let cpu_s = cpu::seconds().zip(before.cpu_s);
+    let mut fields = settled_fields(args, load, db, &ingest, (settled, before));
     let quiet = searches.quiet(db, collection, &seen)?;
-    let mut fields = searches.fields(&seen, &quiet, ingest.written);
+    fields.extend(searches.fields(&seen, &quiet, [ingest.written, settled]));
+    let peak_anon = to_budget(args, seen.peak_anon_mb(), before.held.anon_mb);
+    let more = [
+        ("peak_anon_to_budget", json!(peak_anon)),
+        ("search_rate", json!(args.search_rate)),
+        ("l", json!(args.l)),
+        ("k", json!(args.k)),
+    ];
+    fields.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    ingest.more = fields;
+    Ok(ingest)
+}
+
+fn budget_mb(args: &BenchIngest) -> f64 {
+    args.budget
+        .map_or(DEFAULT_MEMORY_BUDGET as f64 / MIB, |mib| mib as f64)
+}
+
+/// What the process held beyond what it held before, as a share of the budget.
+fn to_budget(args: &BenchIngest, peak: Option<f64>, before: Option<f64>) -> Option<f64> {
+    let (peak, before) = peak.zip(before)?;
+    Some(round((peak - before) / budget_mb(args), 2))
+}
+
+/// The database now that it has settled, and what that took.
+fn settled_fields(
+    args: &BenchIngest,
+    load: &Load,
+    db: &Db,
+    ingest: &Ingest,
+    (settled, before): (Instant, &Before),
+) -> Map<String, Value> {
+    let cpu_s = cpu::seconds().zip(before.cpu_s);
     let stats = db.stats();
-    let budget = args
-        .budget
-        .map_or(DEFAULT_MEMORY_BUDGET as f64 / MIB, |mib| mib as f64);
-    let to_budget = |peak: Option<f64>, before: Option<f64>| {
-        let (peak, before) = peak.zip(before)?;
-        Some(round((peak - before) / budget, 2))
-    };
-    let more = json!({
+    let settle = settled.saturating_duration_since(ingest.written);
+    let fields = json!({
         "settle_s": round(settle.as_secs_f64(), 1),
         "cpu_s": cpu_s.map(|(after, before)| round(after - before, 1)),
         "builds_a_row": round(stats.graph_rows_built as f64 / load.rows as f64, 3),
         "merges": stats.merges,
         "settled_segments": stats.segments,
         "settled_write_amplification": amplification(&stats),
-        "written_to_flushed": stats.write_amplification().map(|share| round(share, 3)),
-        "merge_read_mb": round(stats.bytes_read_merges as f64 / MIB, 1),
-        "merge_written_mb": round(stats.bytes_written_merges as f64 / MIB, 1),
-        "rss_before_mb": before.rss_mb.map(|mb| round(mb, 1)),
-        "budget_mb": round(budget, 1),
-        "peak_rss_to_budget": to_budget(ingest.peak_rss_mb, before.rss_mb),
-        "peak_anon_to_budget": to_budget(seen.peak_anon_mb(), before.anon_mb),
-        "search_rate": args.search_rate,
-        "l": args.l,
-        "k": args.k,
+        "settled_written_to_flushed": stats.write_amplification().map(|share| round(share, 3)),
+        "settled_merge_read_mb": mb(stats.bytes_read_merges),
+        "settled_merge_written_mb": mb(stats.bytes_written_merges),
+        "rss_before_mb": before.held.rss_mb.map(|mb| round(mb, 1)),
+        "budget_mb": round(budget_mb(args), 1),
+        "peak_rss_to_budget": to_budget(args, ingest.peak_rss_mb, before.held.rss_mb),
     });
-    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
-        fields.extend(more);
+    match fields {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
     }
-    ingest.beside = Some(fields);
-    Ok(ingest)
 }
 
-/// Bytes written to logs and segments for each byte ingested.
+fn mb(bytes: u64) -> f64 {
+    round(bytes as f64 / MIB, 1)
+}
+
+/// Bytes written to logs and segments, merges among what writes them, for each byte put.
 fn amplification(stats: &esker::Stats) -> Option<f64> {
     let written = stats.bytes_written_log + stats.bytes_written_segments;
     (stats.bytes_ingested > 0).then(|| round(written as f64 / stats.bytes_ingested as f64, 3))
@@ -238,6 +285,10 @@ fn report(args: &BenchIngest, load: &Load, ingest: &Ingest, [before, after]: [f6
         "flush_s": ingest.flush.as_secs_f64(),
         "segments": stats.segments,
         "write_amplification": amplification(stats),
+        "put_mb": mb(stats.bytes_ingested),
+        "log_written_mb": mb(stats.bytes_written_log),
+        "flush_written_mb": mb(stats.bytes_written_flushes),
+        "merge_written_mb": mb(stats.bytes_written_merges),
         "peak_rss_mb": ingest.peak_rss_mb.map(|mb| round(mb, 1)),
         "rows": load.rows,
         "dimension": load.dimension,
@@ -248,8 +299,8 @@ fn report(args: &BenchIngest, load: &Load, ingest: &Ingest, [before, after]: [f6
         "noise": args.noise,
         "held_mb": (load.held_bytes() as f64 / MIB).round(),
     });
-    if let (Some(fields), Some(Value::Object(more))) = (report.as_object_mut(), &ingest.beside) {
-        fields.extend(more.clone());
+    if let Some(fields) = report.as_object_mut() {
+        fields.extend(ingest.more.clone());
     }
     report
 }

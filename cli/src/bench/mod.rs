@@ -18,6 +18,7 @@ mod judge;
 mod load;
 mod memory;
 mod merge;
+mod pace;
 mod point;
 mod random;
 mod raw;

@@ -49,11 +49,6 @@ impl Latencies {
         self.0.iter().sum()
     }
 
-    /// How many queries there were.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// Queries a second of their own time.
     pub(super) fn qps(&self) -> f64 {
         self.0.len() as f64 / self.total().as_secs_f64()

@@ -97,11 +97,13 @@ pub(super) fn print_report(report: &Value, as_json: bool) -> Result<(), Failure>
     if as_json {
         return print_line(report);
     }
-    for (name, value) in report.as_object().into_iter().flatten() {
+    let fields = || report.as_object().into_iter().flatten();
+    let width = fields().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in fields() {
         let text = value
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned);
-        print_line(format_args!("{name:<20} {text}"))?;
+        print_line(format_args!("{name:<width$} {text}"))?;
     }
     Ok(())
 }

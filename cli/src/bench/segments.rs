@@ -14,7 +14,7 @@ use super::judge::Judge;
 use super::load::Load;
 use super::point::{Latencies, alone, keep_best, nearest};
 use super::report::{print_report, round};
-use super::settle::settle;
+use super::settle::{Merges, settle};
 use crate::args::{BenchSegments, check_lists};
 use crate::failure::Failure;
 use crate::figures::{Point, front, qps_at};
@@ -53,7 +53,7 @@ pub(crate) fn segments(args: &BenchSegments) -> Result<(), Failure> {
         .map(build)
         .collect::<Result<Vec<_>, _>>()?;
     for parts in &all {
-        settle(&parts.db, &|| None)?;
+        settle(&parts.db, Merges::StayDue, &|| None)?;
     }
     for l in &args.l {
         measure(args, &load, *l, &mut all, &mut judge)?;

@@ -62,6 +62,7 @@ fn print_op(op: &Op) -> String {
         Op::Idle { millis } => format!("idle {millis}"),
         Op::Snapshot => "snapshot".to_owned(),
         Op::Release => "release".to_owned(),
+        Op::Pause => "pause".to_owned(),
         Op::DropCollection(n) => format!("drop {n}"),
         Op::Cross(crossing) => print_crossing(crossing),
         Op::Verify => "verify".to_owned(),
@@ -72,6 +73,7 @@ fn print_op(op: &Op) -> String {
 
 fn print_crossing(crossing: &Crossing) -> String {
     let place = match crossing.place {
+        Place::SegmentCreate => "segment-create",
         Place::SegmentWrite => "segment-write",
         Place::SegmentSync => "segment-sync",
         Place::LogSync => "log-sync",
@@ -81,6 +83,8 @@ fn print_crossing(crossing: &Crossing) -> String {
         .iter()
         .map(|inside| match inside {
             Inside::Flush => "flush".to_owned(),
+            Inside::EndMerges { paused: false } => "end-merges".to_owned(),
+            Inside::EndMerges { paused: true } => "pause-and-end-merges".to_owned(),
             Inside::Write(spec) => print_write(spec),
         })
         .collect();
@@ -187,11 +191,13 @@ fn parse_op(line: &str) -> Option<Op> {
         },
         "snapshot" => Op::Snapshot,
         "release" => Op::Release,
+        "pause" => Op::Pause,
         "drop" => Op::DropCollection(words.next()?.parse().ok()?),
         "verify" => Op::Verify,
         "reopen" => Op::Reopen,
         "cross" => {
             let place = match words.next()? {
+                "segment-create" => Place::SegmentCreate,
                 "segment-write" => Place::SegmentWrite,
                 "segment-sync" => Place::SegmentSync,
                 "log-sync" => Place::LogSync,
@@ -200,6 +206,8 @@ fn parse_op(line: &str) -> Option<Op> {
             let outer: Vec<_> = words.collect();
             let inside = |part: &str| match part {
                 "flush" => Some(Inside::Flush),
+                "end-merges" => Some(Inside::EndMerges { paused: false }),
+                "pause-and-end-merges" => Some(Inside::EndMerges { paused: true }),
                 write => Some(Inside::Write(parse_write(write)?)),
             };
             Op::Cross(Crossing {

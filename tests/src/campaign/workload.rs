@@ -259,6 +259,14 @@ fn op(rng: &mut Rng) -> Op {
             seed: rng.chance(2, 3).then(|| rng.below(1_000) as u16),
             durability: durability(rng),
         }),
+        37 if rng.chance(1, 3) => Op::Pause,
+        37 => Op::Cross(Crossing {
+            place: Place::SegmentCreate,
+            outer: Box::new(Op::Steps(1 + rng.below(3) as u8)),
+            inner: vec![Inside::EndMerges {
+                paused: rng.chance(1, 2),
+            }],
+        }),
         _ => Op::Reopen,
     }
 }

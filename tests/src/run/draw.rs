@@ -167,6 +167,18 @@ fn crossing() -> impl Strategy<Value = Crossing> {
     })
 }
 
+/// A merge in the background that is told to end while its output is written.
+fn ended_merge() -> impl Strategy<Value = Crossing> {
+    (1..4_u8, any::<bool>(), vec(write(), 0..2)).prop_map(|(steps, paused, writes)| {
+        let writes = writes.into_iter().map(Inside::Write);
+        Crossing {
+            place: Place::SegmentCreate,
+            outer: Box::new(Op::Steps(steps)),
+            inner: writes.chain([Inside::EndMerges { paused }]).collect(),
+        }
+    })
+}
+
 /// Operations; with failing calls or without.
 fn op(faults: bool) -> impl Strategy<Value = Op> {
     prop_oneof![
@@ -180,7 +192,9 @@ fn op(faults: bool) -> impl Strategy<Value = Op> {
         2 => Just(Op::Snapshot),
         1 => Just(Op::Release),
         1 => (0..3_u8).prop_map(Op::DropCollection),
+        1 => Just(Op::Pause),
         3 => crossing().prop_map(Op::Cross),
+        2 => ended_merge().prop_map(Op::Cross),
         2 => vec(write(), 1..3).prop_map(Op::Entangle),
         1 => Just(Op::Verify),
         2 => Just(Op::Reopen),

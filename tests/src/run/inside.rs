@@ -9,7 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use esker::{Db, Error};
+use esker::{Db, Error, MergePause};
 
 use super::ops::{Crossing, Inside, Op, Place, WriteSpec};
 use super::steps::{batch, options};
@@ -22,6 +22,8 @@ pub(super) struct Done {
     pub(super) ran: bool,
     pub(super) writes: Vec<(WriteSpec, Result<(), Error>)>,
     pub(super) failure: Option<String>,
+    /// Merges that must not begin again until the interrupted call is over.
+    pause: Option<MergePause>,
 }
 
 /// A hook that is planned, or was.
@@ -34,11 +36,12 @@ impl Crossed {
         let done = Arc::new(Mutex::new(Done::default()));
         let shared = Arc::clone(&done);
         let place = crossing.place;
-        let merging = matches!(*crossing.outer, Op::Compact);
+        let merging = matches!(*crossing.outer, Op::Compact | Op::Steps(_));
         let inner = crossing.inner.clone();
         let machine = env.clone();
         env.before(
             move |call| match place {
+                Place::SegmentCreate => call.kind == CallKind::Create && is_segment(&call.path),
                 Place::SegmentWrite => call.kind == CallKind::Write && is_segment(&call.path),
                 Place::SegmentSync => call.kind == CallKind::Sync && is_segment(&call.path),
                 Place::LogSync => {
@@ -92,6 +95,10 @@ fn act(done: &mut Done, db: &Db, inside: &Inside, merging: bool) {
         // Planned failures are judged by what later operations find.
         Inside::Flush if merging => drop(db.flush()),
         Inside::Flush => {}
+        Inside::EndMerges { paused } => {
+            done.pause = paused.then(|| db.pause_merges());
+            db.cancel_merges();
+        }
     }
 }
 

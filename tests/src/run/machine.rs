@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use esker::{CollectionOptions, Db, Snapshot};
+use esker::{CollectionOptions, Db, MergePause, Snapshot};
 
 use super::ops::{COLLECTIONS, Case, CrashSpec, Op};
 use super::record::Recorder;
@@ -33,6 +33,8 @@ pub(super) struct Machine<'a> {
     pub(super) db: Option<Db>,
     pub(super) oracle: Oracle,
     pub(super) snapshots: Vec<(Snapshot, State)>,
+    /// Keeps background merges waiting, if they are to wait.
+    pub(super) pause: Option<MergePause>,
     /// The crash that is planned, if one is.
     plan: Option<CrashSpec>,
     opens: usize,
@@ -71,6 +73,7 @@ impl<'a> Machine<'a> {
             db: None,
             oracle: Oracle::new(),
             snapshots: Vec::new(),
+            pause: None,
             plan: None,
             opens: 0,
             poisoned: false,
@@ -206,6 +209,7 @@ impl Machine<'_> {
         self.env.clear_hooks();
         self.count();
         self.snapshots.clear();
+        self.pause = None;
         self.db = None;
         self.durable
             .lock()
@@ -221,6 +225,7 @@ impl Machine<'_> {
             let stats = db.stats();
             self.summary.flushes += stats.flushes;
             self.summary.merges += stats.merges;
+            self.summary.merges_cancelled += stats.merges_cancelled;
         }
     }
 

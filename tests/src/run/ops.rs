@@ -83,6 +83,8 @@ pub enum Op {
     Snapshot,
     /// Drops the oldest snapshot.
     Release,
+    /// Background merges wait from now on, or go on if they do already.
+    Pause,
     DropCollection(u8),
     /// Something happens in the middle of something else.
     Cross(Crossing),
@@ -108,6 +110,8 @@ pub struct Crossing {
 /// Where an operation is interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
+    /// Before a segment's file is made; its rows are read again after that.
+    SegmentCreate,
     /// Before the first byte of a segment, whose flush or merge has been planned.
     SegmentWrite,
     /// Before a segment is synced.
@@ -122,6 +126,10 @@ pub enum Inside {
     Write(WriteSpec),
     /// A flush in the middle of a merge; nothing in the middle of a flush.
     Flush,
+    /// A background merge is told to end, while it is paused or while it runs.
+    EndMerges {
+        paused: bool,
+    },
 }
 
 /// A batch.

@@ -46,6 +46,10 @@ impl Machine<'_> {
                 }
                 Ok(())
             }
+            Op::Pause => {
+                self.pause();
+                Ok(())
+            }
             Op::DropCollection(n) => self.drop_collection(*n),
             Op::Cross(crossing) => self.cross(crossing),
             Op::Entangle(specs) => self.entangle(specs),
@@ -260,6 +264,14 @@ impl Machine<'_> {
         }
     }
 
+    fn pause(&mut self) {
+        let was_paused = self.pause.take().is_some();
+        if !was_paused {
+            self.pause = Some(self.db().pause_merges());
+            self.summary.pauses += 1;
+        }
+    }
+
     /// Drops a collection and makes it anew.
     fn drop_collection(&mut self, n: u8) -> Result<(), String> {
         let name = COLLECTIONS[usize::from(n) % COLLECTIONS.len()].0;
@@ -294,7 +306,7 @@ impl Machine<'_> {
     }
 
     fn cross(&mut self, crossing: &Crossing) -> Result<(), String> {
-        if matches!(*crossing.outer, Op::Compact) {
+        if matches!(*crossing.outer, Op::Compact | Op::Steps(_)) {
             // Else the flush that comes first would be what is interrupted.
             self.durable_call("flush", Db::flush)?;
             if self.env.is_stopped() || self.tolerant() {
@@ -306,6 +318,12 @@ impl Machine<'_> {
             Op::Flush => self.db().flush(),
             Op::Compact => self.db().compact(),
             Op::Write(spec) => return self.cross_write(spec, &crossed),
+            Op::Steps(n) => {
+                let worked = self.steps(*n);
+                self.env.clear_hooks();
+                self.take_in(&crossed)?;
+                return worked;
+            }
             _ => {
                 self.env.clear_hooks();
                 return Ok(());

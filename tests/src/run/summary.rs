@@ -16,6 +16,10 @@ pub struct Summary {
     /// Segments that opens wrote because the log exceeded the memory budget.
     pub recovery_segments: u64,
     pub merges: u64,
+    /// Merges in the background that were told to end, and did.
+    pub merges_cancelled: u64,
+    /// Pauses of merges that began.
+    pub pauses: u64,
     pub faults: u64,
     pub poisoned: u64,
     pub errored: u64,
@@ -43,6 +47,8 @@ impl Summary {
         self.flushes += other.flushes;
         self.recovery_segments += other.recovery_segments;
         self.merges += other.merges;
+        self.merges_cancelled += other.merges_cancelled;
+        self.pauses += other.pauses;
         self.faults += other.faults;
         self.poisoned += other.poisoned;
         self.errored += other.errored;
