@@ -24,6 +24,9 @@ use esker_segment::{
     VisitKey,
 };
 
+/// Whether to go on is asked with the vector of one in so many rows.
+const VECTORS_A_QUESTION: u32 = 64;
+
 /// A segment to merge, with the rows of it that are superseded.
 pub struct MergeInput<'a, S: SectionSource> {
     /// The segment.
@@ -115,7 +118,13 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
 
     /// Remembers which input an error came from.
     fn blame<T>(&self, input: usize, result: Result<T, SegmentError>) -> Result<T, SegmentError> {
-        result.inspect_err(|_| self.failed.store(input + 1, Ordering::Relaxed))
+        result.inspect_err(|_| {
+            // Of several threads the first: the error that is returned is the first, too.
+            let first =
+                self.failed
+                    .compare_exchange(0, input + 1, Ordering::Relaxed, Ordering::Relaxed);
+            drop(first);
+        })
     }
 
     fn list_rows(&mut self) -> Result<(), SegmentError> {
@@ -219,6 +228,15 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
         read: impl FnOnce(&'a Segment<S>, Row) -> Result<T, SegmentError>,
     ) -> Result<T, SegmentError> {
         RowSource::check_cancelled(self)?;
+        self.of_input(number, read)
+    }
+
+    /// The same without asking whether to go on.
+    fn of_input<T>(
+        &self,
+        number: Row,
+        read: impl FnOnce(&'a Segment<S>, Row) -> Result<T, SegmentError>,
+    ) -> Result<T, SegmentError> {
         let at = self.input_of(number.0 as usize);
         let row = self.rows.get(number.0 as usize);
         let (input, row) = (self.inputs.get(at).zip(row))
@@ -278,7 +296,11 @@ impl<S: SectionSource> RowSource for MergedRows<'_, S> {
     }
 
     fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
-        self.read(row, vector_of)
+        // A build asks for rows at random, again and again.
+        if row.0.is_multiple_of(VECTORS_A_QUESTION) {
+            RowSource::check_cancelled(self)?;
+        }
+        self.of_input(row, vector_of)
     }
 
     fn key(&self, row: Row) -> Result<Cow<'_, [u8]>, SegmentError> {

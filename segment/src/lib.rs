@@ -47,7 +47,7 @@ pub use deletion::DeletionVector;
 pub use error::SegmentError;
 pub use graph::{
     Executor, GraphBuilder, GraphParams, Inline, KeptGraph, MAX_DEGREE, MAX_GRAPH_ROWS, MIN_DEGREE,
-    NextRow, Walk, build_bytes,
+    NextRow, Walk,
 };
 pub use id::{CollectionId, FileId, Row, SegmentId, SeqNo};
 pub use key::{Key, MAX_KEY_LEN};

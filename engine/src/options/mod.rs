@@ -223,7 +223,8 @@ impl Options {
     /// Bytes for memtables and the block cache. Merges come on top (`MemoryStats::builds`):
     /// they hold as much again at most, beside the edges and codes of the graph that they
     /// make and about a hundred bytes a row; where vectors would not fit, these are read
-    /// in place, and a graph built from nothing takes up to twice as long. So do
+    /// in place, and a graph built from nothing takes up to two and a half times as long.
+    /// So do
     /// hot copies ([`Options::hot_memory`]). Writers are
     /// slowed near it and stalled at it. An open that replays a log longer than it takes
     /// half as much again at most, unless the log holds larger batches than this budget

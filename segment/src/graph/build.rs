@@ -8,6 +8,8 @@
 //! the first with alpha 1, the second with the alpha asked for. Invariants: no
 //! row has more than R neighbours, itself or one twice. Must not know: files.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 
@@ -364,6 +366,8 @@ pub(crate) struct FromRow<'a> {
     pub(crate) row: u32,
     /// The row as codes have it, if distances are theirs.
     coded: Option<CodedRow>,
+    /// The row itself, once it was needed.
+    vector: OnceCell<Cow<'a, [f32]>>,
 }
 
 impl<'a> FromRow<'a> {
@@ -374,6 +378,7 @@ impl<'a> FromRow<'a> {
             graph,
             row,
             coded: None,
+            vector: OnceCell::new(),
         }
     }
 
@@ -399,7 +404,8 @@ impl Space for FromRow<'_> {
             return Ok(());
         }
         let bytes = self.vectors.dimension() * size_of::<f32>();
-        let between = |row| Ok(self.vectors.between(self.row, row));
+        let from = self.vector.get_or_init(|| self.vectors.row(self.row));
+        let between = |row| Ok(self.vectors.distance(from, row));
         one_by_one(rows, bytes, |row| self.vectors.prefetch(row), between, emit)
     }
 

@@ -69,6 +69,10 @@ const MOST_L: usize = 128;
 /// Neighbours of a row that is gone which may take its place, the nearest to it. With
 /// twice as many a merge finds no more, since insertions look farther, and costs a tenth more.
 const SUBSTITUTES: usize = 4;
+/// Bytes of a row that is inserted: its number, twice more while they are mixed.
+const INSERTED_BYTES: usize = 12;
+/// Bytes of a row while their order is found.
+const ORDER_BYTES: usize = 16;
 /// Rows of the first insertion, which do not see each other.
 const FIRST_BATCH: usize = 64;
 
@@ -113,6 +117,8 @@ impl<'a> Kept<'a> {
         let flags = self.new_rows(vectors.rows());
         let is_new = |row: u32| flags.get(row as usize) == Some(&true);
         let new: Vec<u32> = (0..vectors.rows()).filter(|row| is_new(*row)).collect();
+        let bytes = flags.len() + new.len() * INSERTED_BYTES;
+        let _inserted = vectors.meter().map(|meter| meter.hold(bytes));
         insert(&new, l, &mut builder)?;
         let adjacency = builder.finish_by(|builder, row, scratch| {
             if is_new(row) {
@@ -121,6 +127,8 @@ impl<'a> Kept<'a> {
                 builder.admit(row, is_new, scratch);
             }
         })?;
+        let ordering = vectors.rows() as usize * ORDER_BYTES;
+        let _ordering = vectors.meter().map(|meter| meter.hold(ordering));
         let lay = self.graph.order().map(<[u32]>::to_vec);
         let lay = lay.unwrap_or_else(|| self.live().collect());
         Ok(Extended {
@@ -343,24 +351,47 @@ fn insert(new: &[u32], l: usize, builder: &mut Builder<'_>) -> Result<(), Segmen
     Ok(())
 }
 
-/// Kept rows as they `lay`, new ones each behind the kept row that its edges name first.
+/// Kept rows as they `lay`, new ones each behind the row that its edges name first of those
+/// that have their place.
 fn order(lay: &[u32], graph: &Adjacency, new: &[u32], is_new: impl Fn(u32) -> bool) -> Vec<u32> {
-    let anchor = |row: u32| {
-        let mut list = graph.neighbors(row).iter().copied();
-        list.find(|to| !is_new(*to)).unwrap_or(NO_ROW)
-    };
-    let mut placed: Vec<(u32, u32)> = new.iter().map(|row| (anchor(*row), *row)).collect();
-    placed.sort_unstable();
-    let mut out = Vec::with_capacity(graph.rows() as usize);
+    let mut out = lay.to_vec();
+    let mut waiting = new.to_vec();
+    let mut has_place: Vec<bool> = (0..graph.rows()).map(|row| !is_new(row)).collect();
+    while !waiting.is_empty() {
+        let anchor = |row: u32| {
+            let mut list = graph.neighbors(row).iter().copied();
+            list.find(|to| has_place.get(*to as usize) == Some(&true))
+        };
+        let found = waiting.iter().filter_map(|row| Some((anchor(*row)?, *row)));
+        let mut found: Vec<(u32, u32)> = found.collect();
+        if found.is_empty() {
+            // They lead to each other alone.
+            out.append(&mut waiting);
+            break;
+        }
+        found.sort_unstable();
+        for (_, row) in &found {
+            if let Some(place) = has_place.get_mut(*row as usize) {
+                *place = true;
+            }
+        }
+        waiting.retain(|row| has_place.get(*row as usize) != Some(&true));
+        out = put_behind(&out, &found);
+    }
+    out
+}
+
+/// Rows as they lie, and behind each of them those that `found` pairs with it, which is
+/// sorted.
+fn put_behind(lay: &[u32], found: &[(u32, u32)]) -> Vec<u32> {
+    let mut out = Vec::with_capacity(lay.len() + found.len());
     for row in lay {
         out.push(*row);
-        let from = placed.partition_point(|(anchor, _)| anchor < row);
-        let behind = placed.iter().skip(from);
+        let from = found.partition_point(|(anchor, _)| anchor < row);
+        let behind = found.iter().skip(from);
         let behind = behind.take_while(|(anchor, _)| anchor == row);
         out.extend(behind.map(|(_, new)| *new));
     }
-    let from = placed.partition_point(|(anchor, _)| *anchor != NO_ROW);
-    out.extend(placed.iter().skip(from).map(|(_, new)| *new));
     out
 }
 

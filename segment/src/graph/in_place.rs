@@ -46,6 +46,9 @@ impl<'a> Reads<'a> {
     /// `None` where that fails, or hands out another number of components, which is
     /// remembered.
     pub(crate) fn read_or_fail(&self, row: u32, dimension: usize) -> Option<Cow<'a, [f32]>> {
+        if self.has_failed.load(Ordering::Acquire) {
+            return None;
+        }
         let of_dimension = |vector: Cow<'a, [f32]>| match vector.len() == dimension {
             true => Ok(vector),
             false => Err(SegmentError::invalid("a row of another dimension")),

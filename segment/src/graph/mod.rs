@@ -39,7 +39,6 @@ pub use executor::{Executor, Inline};
 pub use extend::KeptGraph;
 pub(crate) use order::{LaidOut, RowOrder};
 pub(crate) use pool::MAX_ROW;
-pub use room::build_bytes;
 pub(crate) use vectors::BuildVectors;
 pub use walk::{NextRow, Walk};
 pub(crate) use walk::{Space, WalkScratch, one_by_one, rows_ahead, walk};
@@ -157,7 +156,9 @@ fn build_in<'a>(
     let truth = recall::Truth::new(&vectors, executor, &check)?;
     let kept = rows.kept_graph();
     let builder = match params.builder {
-        GraphBuilder::Leaves if vectors.rows() < LEAST_LEAF_ROWS => GraphBuilder::Insertion,
+        GraphBuilder::Leaves if vectors.rows() < LEAST_LEAF_ROWS || room == Room::Insert => {
+            GraphBuilder::Insertion
+        }
         asked => asked,
     };
     let mut work = Work {

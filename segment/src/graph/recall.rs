@@ -192,8 +192,9 @@ fn nearest(
 /// The nearest to a row, one distance at a time.
 fn exactly(vectors: &BuildVectors, row: u32, count: usize) -> Vec<(f32, u32)> {
     let mut near: Vec<(f32, u32)> = Vec::with_capacity(count + 1);
+    let from = vectors.row(row);
     for other in (0..vectors.rows()).filter(|other| *other != row) {
-        let distance = vectors.between(row, other);
+        let distance = vectors.distance(&from, other);
         if near.len() < count || near.last().is_some_and(|last| distance < last.0) {
             let at = near.partition_point(|other| other.0 <= distance);
             near.insert(at, (distance, other));

@@ -23,8 +23,7 @@ const MOST_PARTS: u64 = 4;
 
 /// Bytes that a build of so many rows of `dimension` components holds in memory, unless
 /// it is allowed less: vectors, codes, candidates and edges.
-#[must_use]
-pub fn build_bytes(rows: u64, dimension: u32, params: &GraphParams) -> u64 {
+fn build_bytes(rows: u64, dimension: u32, params: &GraphParams) -> u64 {
     let row = 4 * u64::from(dimension) + CANDIDATE_BYTES + least_bytes(dimension, params);
     rows.saturating_mul(row)
 }
@@ -44,6 +43,8 @@ pub(super) enum Room {
     Parts(u32),
     /// So many rows, with their vectors, are built a graph of; the others are inserted.
     Seed(u32),
+    /// All are inserted.
+    Insert,
 }
 
 impl Room {
@@ -70,8 +71,10 @@ impl Room {
             return Self::Parts(u32::try_from(at_once).unwrap_or(u32::MAX));
         }
         let seed = left / build_bytes(1, dimension, params).max(1);
-        let seed = u32::try_from(seed).unwrap_or(u32::MAX);
-        Self::Seed(seed.clamp(LEAST_LEAF_ROWS, LEAST_LEAF_ROWS.max(rows / 2)))
+        match u32::try_from(seed).unwrap_or(u32::MAX).min(rows / 2) {
+            seed if seed < LEAST_LEAF_ROWS => Self::Insert,
+            seed => Self::Seed(seed),
+        }
     }
 
     /// Whether vectors are in memory.
@@ -83,7 +86,7 @@ impl Room {
     pub(super) fn seed_rows(self) -> Option<u32> {
         match self {
             Self::Seed(rows) => Some(rows),
-            Self::Held | Self::Parts(_) => None,
+            Self::Held | Self::Parts(_) | Self::Insert => None,
         }
     }
 
@@ -91,7 +94,7 @@ impl Room {
     pub(super) fn candidates_at_once(self) -> u32 {
         match self {
             Self::Parts(rows) => rows,
-            Self::Held | Self::Seed(_) => u32::MAX,
+            Self::Held | Self::Seed(_) | Self::Insert => u32::MAX,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! never stored. Must not know: edges.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 use diskann_vector::distance::{Distance, Metric as Kernel};
 
@@ -324,9 +325,14 @@ impl<'a> BuildVectors<'a> {
             return false;
         };
         let mut rows = others.clone();
+        let from = OnceCell::new();
         coded.each(made, others, rows_ahead(coded.stride()), |distance| {
             let other = rows.next().unwrap_or(row);
-            emit(distance.unwrap_or_else(|| self.between(row, other)));
+            let exact = || match &self.components {
+                Components::Held(_) => self.between(row, other),
+                Components::InPlace(_) => self.distance(from.get_or_init(|| self.row(row)), other),
+            };
+            emit(distance.unwrap_or_else(exact));
         });
         true
     }
@@ -342,7 +348,12 @@ impl<'a> BuildVectors<'a> {
         let Distances { found, coded: made } = scratch;
         found.clear();
         let Some(coded) = &self.coded else {
-            found.extend(others.map(|other| self.between(row, other)));
+            if let Components::Held(_) = &self.components {
+                found.extend(others.map(|other| self.between(row, other)));
+            } else {
+                let from = self.row(row);
+                found.extend(others.map(|other| self.distance(&from, other)));
+            }
             return found;
         };
         let made = match made {

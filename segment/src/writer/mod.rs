@@ -85,10 +85,10 @@ pub trait RowSource: Sync {
         None
     }
 
-    /// Most bytes that building a graph may hold in memory beside the edges and codes of
-    /// its rows, and some bytes a row. Where vectors and what else a build in memory has
-    /// would be more, vectors are read in place, at random and again and again, and the
-    /// build takes longer. Default: no limit.
+    /// Most bytes that building a graph may hold in memory. Where vectors, codes, candidates
+    /// and edges would be more, vectors are read in place, at random and again and again,
+    /// and the build takes longer; then the limit holds for what is neither an edge nor a
+    /// code nor some bytes a row. Default: no limit.
     fn memory_limit(&self) -> u64 {
         u64::MAX
     }

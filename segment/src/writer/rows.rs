@@ -1,8 +1,8 @@
 //! The rows of a source in the order of the file.
 //!
-//! Owns the way from one order to the other. Invariants: the source is read in its own
-//! order, whatever the file's is, for rows that lie together in a file are cheap to read
-//! together only; where the orders are one, nothing is gathered. Must not know: what
+//! Owns the way from one order to the other. Invariants: but for vectors that no memory
+//! holds, the source is read in its own order, whatever the file's is, for rows that lie
+//! together in a file are cheap to read together only; where the orders are one, nothing is gathered. Must not know: what
 //! sections hold.
 
 use std::borrow::Cow;
@@ -72,13 +72,12 @@ impl<'a, R: RowSource> FileRows<'a, R> {
     pub(super) fn vector(&self, row: Row) -> Result<Cow<'_, [f32]>, SegmentError> {
         match &self.vectors {
             Some(vectors) => Ok(Cow::Borrowed(vectors.row(row.0))),
-            None => self.source.vector(self.source_of(row)),
+            None if self.is_reordered() => match self.sources.get(row.0 as usize) {
+                Some(source) => self.source.vector(Row(*source)),
+                None => Err(SegmentError::invalid("vectors that nobody holds any more")),
+            },
+            None => self.source.vector(row),
         }
-    }
-
-    fn source_of(&self, row: Row) -> Row {
-        let source = self.sources.get(row.0 as usize);
-        source.map_or(row, |source| Row(*source))
     }
 
     /// Where a row of the source is in the file.

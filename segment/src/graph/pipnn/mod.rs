@@ -46,7 +46,7 @@ const SHARD_ROWS: usize = 4096;
 const WAVE_MEMBERS: u32 = 1 << 15;
 const WAVE_SHARE: u32 = 8;
 /// The same share of the rows that have candidates at once, if these are not all.
-const PART_MEMBERS: u32 = 4;
+const PART_MEMBERS: u32 = 2;
 
 /// The measures of leaves and lists (docs/decisions/0009).
 #[derive(Clone, Copy, Debug)]
