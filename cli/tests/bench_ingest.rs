@@ -160,13 +160,20 @@ fn searches_are_measured_while_rows_come_and_when_all_is_quiet() {
         assert!(of("late_searches") <= of("searches"), "{phase}: {report}");
         assert!(of("missed_searches") >= 0.0, "{phase}: {report}");
     }
-    assert!(number("searches_last_tenth") < number("searches") / 2.0);
     // Half a second of writes, each query once. What waits for the verdict that all is
     // quiet is no part of the settling.
     assert!(number("rows_per_s") <= 6200.0, "{report}");
     let most = |seconds: f64| 200.0 * seconds + 3.0;
     let written = 3000.0 / number("rows_per_s");
     assert!(number("searches") <= most(written), "{report}");
+    assert!(
+        number("searches_last_tenth") <= most(written / 10.0),
+        "{report}"
+    );
+    assert!(
+        number("searches_last_tenth") <= number("searches"),
+        "{report}"
+    );
     assert!(number("settling_searches") <= most(number("settle_s") + 0.1));
     // On a machine that does other work, many are missed.
     let due = number("searches") + number("missed_searches");
@@ -234,14 +241,15 @@ fn without_a_pause_there_is_no_search_that_is_missed() {
 #[test]
 fn a_pace_that_cannot_be_kept_is_told() {
     let bench = queries();
-    let line = "--rows 500 --durability os --search --search-rate 1000000";
-    let report = run(&bench, line);
+    let line = "--rows 500 --batch 50 --write-rate 1000 --durability os --search";
+    let report = run(&bench, &format!("{line} --search-rate 1000000"));
     let number = |name: &str| report[name].as_f64().unwrap();
     // Seven queries take more than seven microseconds.
     assert!(number("quiet_missed_searches") > 7.0, "{report}");
-    // Most of those that were due waited for one that ran.
-    assert!(number("quiet_max_due_us") > number("quiet_max_us"));
-    assert!(number("searches") + number("missed_searches") > 100.0);
+    assert!(number("missed_searches") > 1000.0, "{report}");
+    // Most of those that were due in half a second waited for one that ran.
+    assert!(number("max_due_us") > number("p50_us"), "{report}");
+    assert!(number("late_searches") > 0.0, "{report}");
 }
 
 #[test]
