@@ -120,10 +120,9 @@ impl<'a, S: SectionSource> MergedRows<'a, S> {
     fn blame<T>(&self, input: usize, result: Result<T, SegmentError>) -> Result<T, SegmentError> {
         result.inspect_err(|_| {
             // Of several threads the first: the error that is returned is the first, too.
-            let first =
-                self.failed
-                    .compare_exchange(0, input + 1, Ordering::Relaxed, Ordering::Relaxed);
-            drop(first);
+            let (none, this) = (0, input + 1);
+            let (set, kept) = (Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.failed.compare_exchange(none, this, set, kept);
         })
     }
 

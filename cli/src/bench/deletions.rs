@@ -15,7 +15,7 @@ use super::load::Load;
 use super::random::Random;
 use super::report::{print_report, round};
 use super::search::bytes_in;
-use super::settle::settle;
+use super::settle::{Merges, settle};
 use crate::args::BenchChurn;
 use crate::failure::Failure;
 use crate::scratch::Scratch;
@@ -42,7 +42,7 @@ pub(super) fn deletions(args: &BenchChurn, load: &Load, live: u64) -> Result<(),
     let (db, collection) = load.create_with(&dir, Options::default())?;
     load.write(&db, &collection, 0..live)?;
     db.flush()?;
-    settle(&db, &|| None)?;
+    settle(&db, Merges::AreDone, &|| None)?;
     let order = shuffled(live, args.seed);
     let mut done = 0;
     let mut before = Files::of(&db, &dir)?;
@@ -53,8 +53,8 @@ pub(super) fn deletions(args: &BenchChurn, load: &Load, live: u64) -> Result<(),
         load.replace(&db, &collection, gone.get(done..).unwrap_or_default(), &[])?;
         db.flush()?;
         let flushed = Files::of(&db, &dir)?;
-        settle(&db, &|| None)?;
-        let settled = started.elapsed();
+        let ended = settle(&db, Merges::AreDone, &|| None)?;
+        let settled = ended.saturating_duration_since(started);
         check_count(&collection, left.len())?;
         let after = Files::of(&db, &dir)?;
         let fresh = needed(load, left, &scratch.path().join(left.len().to_string()))?;
