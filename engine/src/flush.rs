@@ -211,14 +211,14 @@ impl Core {
     }
 
     /// Whether a new segment of this many rows would at once be merged. Not while merges are
-    /// paused, and not while one runs: until it is done, an hour perhaps, searches would
-    /// scan all that comes.
+    /// paused, and not while as many run as may: until one is done, an hour perhaps, searches
+    /// would scan all that comes.
     fn is_merge_due(&self, info: &CollectionInfo, rows: u64) -> bool {
         let (view, _) = self.published.get();
         let collection = view.collections.get(&info.id);
         self.options.auto_compact
             && !self.merges.is_paused()
-            && self.compacting.try_lock().is_some()
+            && self.running.has_room_for(info.id)
             && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }
 

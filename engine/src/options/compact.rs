@@ -5,6 +5,13 @@
 use super::{CancelToken, Options};
 use crate::error::{Error, Result};
 
+/// Merges at a time. Each holds the vectors of its inputs while it makes a graph, and its
+/// threads are as many as the machine has processors: a second one doubles the memory and
+/// halves the speed of the first.
+pub const DEFAULT_BACKGROUND_MERGES: usize = 1;
+/// Most merges at a time.
+pub const MAX_BACKGROUND_MERGES: usize = 16;
+
 /// Settings of one compaction.
 ///
 /// ```
@@ -44,6 +51,20 @@ impl CompactOptions {
 }
 
 impl Options {
+    /// Merges that may run at once: of different collections, or of different segments of
+    /// one. A compaction that a caller waits for is one of them: it has its collections for
+    /// itself, and merges one after another. So a small merge need not wait for a large one,
+    /// behind which segments would gather; but memory for graphs (`MemoryStats::builds`) adds
+    /// up, each has [`Options::build_threads`] of its own, and all share
+    /// [`Options::merge_bytes_per_second`]. Under [`Background::Manual`](super::Background)
+    /// as many run as threads of the host call `Db::run_background_step`. 1 to
+    /// [`MAX_BACKGROUND_MERGES`]; default [`DEFAULT_BACKGROUND_MERGES`].
+    #[must_use]
+    pub fn background_merges(mut self, merges: usize) -> Self {
+        self.background_merges = merges;
+        self
+    }
+
     /// Most bytes that all merges together read and write in a second, at least 64 KiB:
     /// an input counts when it is verified, an output when it is written. Building a
     /// graph moves none; how many threads that takes is `build_threads`. Default:
@@ -55,6 +76,9 @@ impl Options {
     }
 
     pub(super) fn validate_merges(&self) -> Result<()> {
+        if !(1..=MAX_BACKGROUND_MERGES).contains(&self.background_merges) {
+            return Err(Error::invalid("background_merges must be from 1 to 16"));
+        }
         if self
             .merge_bytes_per_second
             .is_some_and(|rate| rate < 64 << 10)

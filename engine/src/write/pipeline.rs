@@ -306,7 +306,7 @@ impl Core {
             match self.options.background {
                 Background::Threads => {
                     self.signals.flush.notify();
-                    if let Some(error) = self.failures.lock().get(FLUSH).cloned() {
+                    if let Some(error) = self.failures.lock().get(&FLUSH).cloned() {
                         return Err(error);
                     }
                     self.budget.wait(seen, LOOK_AGAIN);
