@@ -81,6 +81,7 @@ fn print_crossing(crossing: &Crossing) -> String {
         .iter()
         .map(|inside| match inside {
             Inside::Flush => "flush".to_owned(),
+            Inside::Merge => "merge".to_owned(),
             Inside::Write(spec) => print_write(spec),
         })
         .collect();
@@ -200,6 +201,7 @@ fn parse_op(line: &str) -> Option<Op> {
             let outer: Vec<_> = words.collect();
             let inside = |part: &str| match part {
                 "flush" => Some(Inside::Flush),
+                "merge" => Some(Inside::Merge),
                 write => Some(Inside::Write(parse_write(write)?)),
             };
             Op::Cross(Crossing {

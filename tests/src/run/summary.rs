@@ -16,6 +16,8 @@ pub struct Summary {
     /// Segments that opens wrote because the log exceeded the memory budget.
     pub recovery_segments: u64,
     pub merges: u64,
+    /// Times that one was in the middle of another.
+    pub merges_at_once: u64,
     pub faults: u64,
     pub poisoned: u64,
     pub errored: u64,
@@ -43,6 +45,7 @@ impl Summary {
         self.flushes += other.flushes;
         self.recovery_segments += other.recovery_segments;
         self.merges += other.merges;
+        self.merges_at_once += other.merges_at_once;
         self.faults += other.faults;
         self.poisoned += other.poisoned;
         self.errored += other.errored;
