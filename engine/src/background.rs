@@ -21,6 +21,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use esker_segment::Executor;
 
 use crate::core::Core;
+use crate::cpu::CpuLimit;
 use crate::error::{Error, Result};
 use crate::options::{Background, Options};
 use crate::sync::Ordering;
@@ -283,16 +284,22 @@ fn yield_to_others() {
 fn yield_to_others() {}
 
 /// Threads that build one graph, and end with it.
-pub(crate) struct BuildThreads(NonZeroUsize);
+pub(crate) struct BuildThreads {
+    count: NonZeroUsize,
+    cpu: Arc<CpuLimit>,
+}
 
 impl BuildThreads {
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options, cpu: &Arc<CpuLimit>) -> Self {
         let asked = options.build_threads.and_then(NonZeroUsize::new);
         let default = || match options.background {
             Background::Threads => std::thread::available_parallelism().ok(),
             Background::Manual => None,
         };
-        Self(asked.or_else(default).unwrap_or(NonZeroUsize::MIN))
+        Self {
+            count: asked.or_else(default).unwrap_or(NonZeroUsize::MIN),
+            cpu: Arc::clone(cpu),
+        }
     }
 }
 
@@ -309,10 +316,11 @@ impl Executor for BuildThreads {
         std::thread::scope(|scope| {
             // The calling thread works too; one that cannot be started is missed
             // by nobody.
-            for _ in 1..self.0.get().min(count) {
+            for _ in 1..self.count.get().min(count) {
                 let thread = std::thread::Builder::new().name("esker-build".to_owned());
                 let _ = thread.spawn_scoped(scope, || {
                     yield_to_others();
+                    let _working = self.cpu.begin();
                     work();
                 });
             }

@@ -43,6 +43,7 @@ impl Core {
     /// Merges what was chosen and claimed; false if the merge gave way to another.
     fn merge(&self, chosen: &Chosen, claim: &Claim<'_>, asked: &Asked) -> Result<bool> {
         let Chosen { info, inputs, .. } = chosen;
+        let _working = self.outputs.cpu.begin();
         let plan = self.begin_merge(info, chosen.reason, inputs);
         let watch = MergeWatch {
             core: self,

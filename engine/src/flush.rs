@@ -171,7 +171,17 @@ impl Core {
             || self.options.auto_compact && self.others_wait() || self.full_merge_announced(info);
         let due = self.is_merge_due(info, contents.rows());
         if !others() && !due && self.has_room_for_graph(info, memtable, contents.rows())? {
-            let give_up = || closing() || others();
+            let cpu = &self.outputs.cpu;
+            let _working = cpu.begin();
+            let is_over = || closing() || others();
+            let give_up = || {
+                let waits = || self.budget.holds_writers();
+                match waits() {
+                    true => cpu.forgive(),
+                    false => cpu.ask(&|| is_over() || waits()),
+                }
+                is_over()
+            };
             let rows = MemtableRows::new(memtable, contents, &give_up, &self.outputs.builds);
             match self
                 .outputs

@@ -57,6 +57,7 @@ mod view;
 
 mod commit;
 mod compact;
+mod cpu;
 mod flush;
 mod merges;
 mod read;

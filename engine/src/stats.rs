@@ -162,6 +162,9 @@ pub struct Stats {
     /// How long merges took, all together: those that were cancelled or failed, and pauses,
     /// included.
     pub merge_time: Duration,
+    /// How long threads of merges and graphs waited because together they may not take more of
+    /// the processor (`Options::background_cpu`), all together.
+    pub cpu_wait_time: Duration,
     /// Writes that were slowed because the memory budget was nearly used.
     pub slowdowns: u64,
     /// Writes that waited because it was used up.
@@ -251,6 +254,7 @@ impl Core {
             merges_cancelled: get(&counters.merges_cancelled),
             merges_failed: get(&counters.merges_failed),
             merge_time: Duration::from_nanos(get(&counters.merging.nanos)),
+            cpu_wait_time: self.outputs.cpu.waited(),
             slowdowns: get(&counters.slowdowns),
             stalls: get(&counters.stalls),
             stall_time: Duration::from_nanos(get(&counters.stall_nanos)),

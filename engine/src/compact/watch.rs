@@ -9,6 +9,7 @@ use std::sync::Arc;
 use esker_segment::{CollectionId, SegmentId};
 
 use crate::core::{CollectionInfo, Core};
+use crate::cpu::CpuLimit;
 use crate::events::{CancelReason, Job};
 use crate::merges::Leave;
 use crate::running::Claim;
@@ -85,11 +86,16 @@ pub(super) struct MergeWatch<'a> {
 }
 
 impl MergeWatch<'_> {
-    /// Asked all the time while the merge runs; does not return while it is paused.
+    /// Asked all the time while the merge runs; does not return while it is paused, or takes
+    /// more of the processor than it may.
     pub(super) fn is_cancelled(&self) -> bool {
         let (merges, clock) = (&self.core.merges, self.core.env.clock());
         // What is flushed during a pause outruns nothing.
-        merges.wait_for_resume(&self.leave, clock, &|| self.is_over());
+        if merges.is_paused() {
+            let wait = || merges.wait_for_resume(&self.leave, clock, &|| self.is_over());
+            self.cpu().aside(wait);
+        }
+        self.cpu().ask(&|| self.is_unwanted());
         let why = self.why_unwanted();
         if why.is_some() {
             *self.ended.lock() = why;
@@ -144,8 +150,15 @@ impl MergeWatch<'_> {
     }
 
     fn moved(&self, bytes: u64) {
-        let clock = self.core.env.clock();
-        self.core.merges.moved(bytes, clock, &|| self.is_unwanted());
+        let (merges, clock) = (&self.core.merges, self.core.env.clock());
+        if merges.have_rate() {
+            let wait = || merges.moved(bytes, clock, &|| self.is_unwanted());
+            self.cpu().aside(wait);
+        }
+    }
+
+    fn cpu(&self) -> &CpuLimit {
+        &self.core.outputs.cpu
     }
 
     fn gives_way(&self) -> bool {

@@ -75,7 +75,29 @@ impl Options {
         self
     }
 
+    /// Cores that merges and the graphs of flushes may take in the mean, all of them and
+    /// their [`Options::build_threads`] together: 0.01 to 1,024. A thread that did some
+    /// milliseconds of work waits as long as the limit wants it, so that `Some(0.5)` leaves
+    /// half a core idle, or to others, where there is nothing else to do; what was left
+    /// unused may be made up for within 200 ms. What ends a merge ends its waits, at the
+    /// latest after 20 ms. A flush is limited only while it builds a graph, and not while
+    /// writers are slowed or wait for memory, or another flush waits for it; but
+    /// `Db::flush` waits for a graph as long as it takes. Compactions that callers wait for
+    /// are limited as well; an open, a verification and searches are not. The time of the
+    /// processor is what Linux counts for each thread; elsewhere a thread is taken to work
+    /// while it waits, and merges take less than they may. Beside it, threads of background work run at
+    /// a lower priority where the system has that. Default: `None`, no limit.
+    #[must_use]
+    pub fn background_cpu(mut self, cores: Option<f64>) -> Self {
+        self.background_cpu = cores;
+        self
+    }
+
     pub(super) fn validate_merges(&self) -> Result<()> {
+        let sound = |cores: f64| (0.01..=1024.0).contains(&cores);
+        if !self.background_cpu.is_none_or(sound) {
+            return Err(Error::invalid("background_cpu must be from 0.01 to 1024"));
+        }
         if !(1..=MAX_BACKGROUND_MERGES).contains(&self.background_merges) {
             return Err(Error::invalid("background_merges must be from 1 to 16"));
         }
