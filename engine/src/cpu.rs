@@ -148,9 +148,10 @@ impl CpuLimit {
         };
         let next = looked.now(self.env.clock());
         LOOKED.set(next);
-        let work = next.busy.saturating_sub(looked.busy).as_nanos();
-        let work = u64::try_from(work).unwrap_or(u64::MAX);
-        rate.lock().after(work, next.at)
+        let work = next.busy.saturating_sub(looked.busy);
+        let nanos = u64::try_from(work.as_nanos()).unwrap_or(u64::MAX);
+        // It took its time already.
+        rate.lock().after(nanos, next.at.saturating_sub(work))
     }
 
     /// Leaves out what the calling thread did since the last look.
