@@ -45,14 +45,16 @@ impl Heard {
     }
 }
 
+/// By collection: rows by key.
+type Rows = BTreeMap<String, BTreeMap<u64, Vec<f32>>>;
+
 /// A database on a simulated machine.
 #[derive(Clone)]
 struct Live {
     env: SimEnv,
     db: Db,
     heard: Heard,
-    /// By collection: rows by key.
-    rows: Arc<Mutex<BTreeMap<String, BTreeMap<u64, Vec<f32>>>>>,
+    rows: Arc<Mutex<Rows>>,
     written: Arc<AtomicU64>,
 }
 
