@@ -9,10 +9,12 @@
     reason = "a test: a broken assumption should stop it where it stands"
 )]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use esker::env::{Clock, Entropy, Env, Storage};
 use esker::{
     Background, CancelReason, Collection, CollectionOptions, Db, Event, GraphOptions, MapMode,
     Metric, Options, SearchOptions,
@@ -256,6 +258,71 @@ fn a_flush_that_writers_wait_for_is_not_limited() {
             assert!(is_near(live.now() - began, 0.0));
         }
     }
+}
+
+/// A world in which time passes with every look at the clock, and nobody works but the
+/// threads that help with graphs.
+#[derive(Debug)]
+struct Helped {
+    world: Arc<dyn Env>,
+    millis: AtomicU64,
+}
+
+impl Env for Helped {
+    fn storage(&self) -> &dyn Storage {
+        self.world.storage()
+    }
+    fn clock(&self) -> &dyn Clock {
+        self
+    }
+    fn entropy(&self) -> &dyn Entropy {
+        self.world.entropy()
+    }
+}
+
+impl Clock for Helped {
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.millis.fetch_add(3, Ordering::Relaxed))
+    }
+    fn sleep(&self, duration: Duration) {
+        let millis = u64::try_from(duration.as_millis()).unwrap();
+        self.millis.fetch_add(millis, Ordering::Relaxed);
+    }
+    fn thread_time(&self) -> Duration {
+        thread_local! {
+            static BUSY: Cell<u64> = const { Cell::new(0) };
+        }
+        if std::thread::current().name() == Some("esker-build") {
+            BUSY.set(BUSY.get() + 100);
+        } else {
+            // So that the others get something to do.
+            std::thread::yield_now();
+        }
+        Duration::from_millis(BUSY.get())
+    }
+}
+
+#[test]
+fn threads_that_help_with_a_graph_are_charged() {
+    let world = Helped {
+        world: SimEnv::new(1).env(),
+        millis: AtomicU64::new(0),
+    };
+    let options = options(Some(0.01)).auto_compact(false).build_threads(4);
+    let db = Db::open(DIR, options.env(Arc::new(world))).expect("opens");
+    let of = CollectionOptions::new(DIMENSION as u32, Metric::L2);
+    let c = db.create_collection("c", of).expect("made");
+    let rows = uniform(1, 3_000, DIMENSION);
+    // One thread may be so fast that the others find nothing to do.
+    for round in 0..50 {
+        let rows = (round..).zip(rows.iter().map(Vec::as_slice));
+        put(&db, &c, rows).expect("written");
+        db.compact().expect("compacted");
+        if db.stats().cpu_wait_time > Duration::ZERO {
+            return;
+        }
+    }
+    panic!("nobody waited");
 }
 
 #[test]
