@@ -380,6 +380,27 @@ fn a_compaction_waits_for_no_merge_of_another_collection() {
     assert!(!events.iter().any(cancelled), "{events:#?}");
 }
 
+/// What is flushed while a collection is compacted is merged afterwards, in others at once.
+#[test]
+fn nobody_else_merges_in_a_collection_that_is_compacted() {
+    let live = Live::new(10, options(3));
+    ["a", "b"].iter().for_each(|name| live.due(name, 0));
+    let inside = live.clone();
+    live.env.before(output_begins, move || {
+        inside.due("a", 1_000);
+        inside.work();
+        let stats = inside.stats();
+        assert_eq!((stats.merges, stats.merges_running), (1, 1));
+        assert_eq!(stats.merges_due, 2, "the compaction, and what came since");
+    });
+    let only = CompactOptions::new().collection("a");
+    live.db.compact_with(&only).expect("compacted");
+    assert_eq!((live.stats().merges, live.stats().merges_due), (2, 1));
+    live.check_idle();
+    assert_eq!(live.stats().merges, 3);
+    merges(&live.heard.take());
+}
+
 /// Both background merges of a collection give way to who compacts it.
 #[test]
 fn all_merges_of_a_collection_give_way() {
