@@ -21,6 +21,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use esker_segment::Executor;
 
 use crate::core::Core;
+use crate::cpu::CpuLimit;
 use crate::error::{Error, Result};
 use crate::options::{Background, Options};
 use crate::sync::Ordering;
@@ -32,7 +33,7 @@ const IDLE: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Wakes one thread. Signals that come while it works are remembered once.
+/// Wakes one of the threads that wait. Signals that come while it works are remembered once.
 pub(crate) struct Signal {
     sender: Sender<()>,
     receiver: Receiver<()>,
@@ -54,7 +55,7 @@ impl Signal {
     }
 }
 
-/// One signal for each thread.
+/// One signal for each kind of thread.
 pub(crate) struct Signals {
     pub(crate) log: Signal,
     pub(crate) flush: Signal,
@@ -88,7 +89,10 @@ impl Signals {
 }
 
 /// Name of the thread whose failure stalled writers must hear of.
-pub(crate) const FLUSH: &str = "esker-flush";
+pub(crate) const FLUSH: Thread = ("esker-flush", 0);
+
+/// A thread, by its name and its number among those of that name, from 0.
+pub(crate) type Thread = (&'static str, usize);
 
 /// A kind of background work.
 #[derive(Clone, Copy)]
@@ -113,7 +117,7 @@ impl Work {
     fn name(self) -> &'static str {
         match self {
             Self::Log => "esker-log",
-            Self::Flush => FLUSH,
+            Self::Flush => FLUSH.0,
             Self::Compact => "esker-compact",
             Self::Scrub => "esker-scrub",
             Self::Events => "esker-events",
@@ -228,7 +232,8 @@ impl Core {
         }
     }
 
-    fn drive(&self, work: Work) {
+    fn drive(&self, work: Work, number: usize) {
+        let thread = (work.name(), number);
         if matches!(work, Work::Compact | Work::Scrub) {
             yield_to_others();
         }
@@ -244,15 +249,15 @@ impl Core {
             match self.guarded(work) {
                 Ok(true) => {
                     pause = FIRST_PAUSE;
-                    self.failures.lock().remove(work.name());
+                    self.failures.lock().remove(&thread);
                 }
                 Ok(false) => {
-                    self.failures.lock().remove(work.name());
+                    self.failures.lock().remove(&thread);
                     signal.wait(self.pause(work));
                 }
-                Err(Error::Closed) => return,
+                Err(Error::Closed) => break,
                 Err(error) => {
-                    self.failures.lock().insert(work.name(), error);
+                    self.failures.lock().insert(thread, error);
                     self.budget.wake();
                     // Not on the signal: stalled writers send it all the time.
                     self.env.clock().sleep(pause);
@@ -260,6 +265,8 @@ impl Core {
                 }
             }
         }
+        // For the next thread that waits for this signal.
+        signal.notify();
     }
 }
 
@@ -277,16 +284,22 @@ fn yield_to_others() {
 fn yield_to_others() {}
 
 /// Threads that build one graph, and end with it.
-pub(crate) struct BuildThreads(NonZeroUsize);
+pub(crate) struct BuildThreads {
+    count: NonZeroUsize,
+    cpu: Arc<CpuLimit>,
+}
 
 impl BuildThreads {
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options, cpu: &Arc<CpuLimit>) -> Self {
         let asked = options.build_threads.and_then(NonZeroUsize::new);
         let default = || match options.background {
             Background::Threads => std::thread::available_parallelism().ok(),
             Background::Manual => None,
         };
-        Self(asked.or_else(default).unwrap_or(NonZeroUsize::MIN))
+        Self {
+            count: asked.or_else(default).unwrap_or(NonZeroUsize::MIN),
+            cpu: Arc::clone(cpu),
+        }
     }
 }
 
@@ -303,10 +316,11 @@ impl Executor for BuildThreads {
         std::thread::scope(|scope| {
             // The calling thread works too; one that cannot be started is missed
             // by nobody.
-            for _ in 1..self.0.get().min(count) {
+            for _ in 1..self.count.get().min(count) {
                 let thread = std::thread::Builder::new().name("esker-build".to_owned());
                 let _ = thread.spawn_scoped(scope, || {
                     yield_to_others();
+                    let _working = self.cpu.begin();
                     work();
                 });
             }
@@ -337,11 +351,21 @@ impl Threads {
             Work::Events => core.events.is_wanted(),
             Work::Log | Work::Flush | Work::Compact => true,
         };
-        for work in Work::ALL.into_iter().filter(wanted) {
+        let merges = core.options.background_merges;
+        let numbered = |work: Work| {
+            let count = if matches!(work, Work::Compact) {
+                merges
+            } else {
+                1
+            };
+            (0..count).map(move |number| (work, number))
+        };
+        let all = Work::ALL.into_iter().filter(wanted);
+        for (work, number) in all.flat_map(numbered) {
             let shared = Arc::clone(core);
             let thread = std::thread::Builder::new()
                 .name(work.name().to_owned())
-                .spawn(move || shared.drive(work));
+                .spawn(move || shared.drive(work, number));
             match thread {
                 Ok(handle) if matches!(work, Work::Events) => threads.listener = Some(handle),
                 Ok(handle) => threads.workers.push(handle),

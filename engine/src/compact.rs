@@ -1,13 +1,14 @@
 //! Merging segments in the background.
 //!
-//! Owns the plan's execution and its commit. Invariants: one merge at a time, so
-//! running merges never share an input; deletions made while a merge ran are
+//! Owns the plan's execution and its commit. Invariants: running merges never share an
+//! input; commits come one after another; deletions made while a merge ran are
 //! carried over to its output at the commit; inputs are unlinked after the
 //! manifest durably stopped naming them and their last reader is gone; nothing is
 //! copied of a segment that does not verify, and one that is out of use is left
 //! alone while the others go on being merged.
 //! Must not know: how rows are merged, or chosen.
 
+mod choose;
 mod debt;
 mod describe;
 mod report;
@@ -17,10 +18,8 @@ mod watch;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use esker_compaction::{
-    MergeInput, MergedRows, Plan, Policy, Reason, SegmentDescription, carry_over,
-};
-use esker_segment::{CollectionId, DeletionVector, SegmentId};
+use esker_compaction::{MergeInput, MergedRows, carry_over};
+use esker_segment::{DeletionVector, SegmentId};
 use esker_wal::mutants::planted;
 
 use crate::commit::VersionChange;
@@ -28,183 +27,28 @@ use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
 use crate::events::{Job, Kind};
 use crate::files::discard;
-use crate::merges::{Leave, MergeControl};
-use crate::options::CancelToken;
-use crate::quarantine::check_sound;
-use crate::rate::NAP;
+use crate::running::Claim;
 use crate::segment_file::{LiveSegment, Readable, SegmentFile};
 use crate::sync::{AtomicBool, Mutex, Ordering};
-use crate::view::{CollectionView, Version};
+use crate::view::Version;
 
+use choose::Chosen;
 use report::{Merged, Output};
-pub(crate) use watch::FullMerge;
 use watch::{Asked, MergeWatch, Origin};
 
 /// Bytes that a verification reads between two questions, at most.
 const VERIFIED_PIECE: u64 = 1 << 20;
 
 impl Core {
-    /// Does the most pressing merge, if one is due.
-    pub(crate) fn compact_step(&self) -> Result<bool> {
-        if !self.options.auto_compact || self.merges.is_paused() || self.poison.is_set() {
-            return Ok(false);
-        }
-        let _exclusive = self.compacting.lock();
-        let asked = Asked {
-            origin: Origin::Background,
-            only: None,
-            leave: self.merges.in_background(),
-        };
-        // One merge at a time: none has any of them.
-        self.merge_one(&asked, |policy, segments| policy.choose(segments, &[]))
-    }
-
-    /// Makes background merges give way and flushes leave graphs out, until the
-    /// guard is dropped: what they made would be merged again.
-    pub(crate) fn announce_full_merge(&self, only: Option<Arc<CollectionInfo>>) -> FullMerge<'_> {
-        FullMerge::announce(self, only)
-    }
-
-    pub(crate) fn full_merge_announced(&self, info: &CollectionInfo) -> bool {
-        let announced = [&self.full_merges, &info.full_merges];
-        announced
-            .iter()
-            .any(|count| count.load(Ordering::Acquire) > 0)
-    }
-
-    /// Merges the segments that each collection has now into one, or those of one
-    /// collection.
-    pub(crate) fn compact_all(
-        &self,
-        announced: FullMerge<'_>,
-        cancel: Option<&CancelToken>,
-    ) -> Result<()> {
-        let asked = Asked {
-            origin: Origin::Caller,
-            only: announced.only(),
-            leave: MergeControl::for_caller(cancel),
-        };
-        let _exclusive = self.right_to_merge(cancel, &asked.leave)?;
-        drop(announced);
-        // What is flushed meanwhile is left for the next: this one ends.
-        let end = self.numbers.peek();
-        let choose = |policy: &Policy, segments: &[SegmentDescription]| {
-            let old: Vec<_> = segments.iter().filter(|s| s.id.0 < end).copied().collect();
-            policy.full(&old)
-        };
-        loop {
-            let before = self.quarantined().len();
-            self.check_cancelled(&asked.leave)?;
-            match self.merge_one(&asked, choose) {
-                Ok(true) => {}
-                Ok(false) if self.merges.is_cancelled(&asked.leave) => {}
-                Ok(false) => break,
-                // The damaged one is left out from now on.
-                Err(error) if error.is_damage() && self.quarantined().len() > before => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let (view, _) = self.published.get();
-        let mut merged = view.collections.iter().filter(|(id, _)| asked.is_for(**id));
-        merged.try_for_each(|(_, collection)| check_sound(collection))
-    }
-
-    pub(crate) fn check_cancelled(&self, leave: &Leave) -> Result<()> {
-        match self.merges.is_cancelled(leave) {
-            true => Err(Error::Busy("the compaction was cancelled".to_owned())),
-            false => Ok(()),
-        }
-    }
-
-    /// The right to merge, once whoever has it is done with it.
-    fn right_to_merge(
-        &self,
-        cancel: Option<&CancelToken>,
-        leave: &Leave,
-    ) -> Result<impl Sized + use<'_>> {
-        if cancel.is_none() {
-            let exclusive = self.compacting.lock();
-            self.check_open()?;
-            return Ok(exclusive);
-        }
-        loop {
-            if let Some(exclusive) = self.compacting.try_lock() {
-                return Ok(exclusive);
-            }
-            self.check_open()?;
-            self.check_cancelled(leave)?;
-            self.env.clock().sleep(NAP);
-        }
-    }
-
-    /// Does the merge whose oldest input has waited longest; one that lacks room keeps no
-    /// other back.
-    fn merge_one(
-        &self,
-        asked: &Asked,
-        choose: impl Fn(&Policy, &[SegmentDescription]) -> Option<Plan>,
-    ) -> Result<bool> {
-        let (view, _) = self.published.get();
-        let policy = self.policy();
-        let mut plans = Vec::new();
-        for (&id, collection) in &view.collections {
-            let gives_way = |info: &CollectionInfo| {
-                asked.origin == Origin::Background && self.full_merge_announced(info)
-            };
-            let info = self.info(id).filter(|_| asked.is_for(id));
-            let Some(info) = info.filter(|info| !gives_way(info)) else {
-                continue;
-            };
-            if asked.origin == Origin::Caller {
-                look_at_all(collection)?;
-            }
-            let segments = self.describe_all(&collection.version);
-            if let Some(plan) = choose(&policy, &segments) {
-                let oldest = plan.inputs.iter().min().copied();
-                plans.push((oldest, info, plan));
-            }
-        }
-        drop(view);
-        plans.sort_by_key(|(oldest, _, _)| *oldest);
-        let mut lacking = None;
-        for (_, info, plan) in plans {
-            let inputs = self.planned_inputs(info.id, &plan);
-            match self.merge(&info, &inputs, plan.reason, asked) {
-                Err(error @ Error::Busy(_)) => lacking = lacking.or(Some(error)),
-                done => return done,
-            }
-        }
-        lacking.map_or(Ok(false), Err)
-    }
-
-    /// The plan's inputs with the deletions that they have now.
-    fn planned_inputs(&self, id: CollectionId, plan: &Plan) -> Vec<LiveSegment> {
-        let (view, _) = self.published.get();
-        let segments = view
-            .collections
-            .get(&id)
-            .map(|c| c.version.segments.as_slice());
-        let planned = |s: &&LiveSegment| plan.inputs.contains(&s.id());
-        segments
-            .unwrap_or_default()
-            .iter()
-            .filter(planned)
-            .cloned()
-            .collect()
-    }
-
-    /// Merges `inputs`; false if the merge gave way to another.
-    fn merge(
-        &self,
-        info: &CollectionInfo,
-        inputs: &[LiveSegment],
-        reason: Reason,
-        asked: &Asked,
-    ) -> Result<bool> {
-        let plan = self.begin_merge(info, reason, inputs);
+    /// Merges what was chosen and claimed; false if the merge gave way to another.
+    fn merge(&self, chosen: &Chosen, claim: &Claim<'_>, asked: &Asked) -> Result<bool> {
+        let Chosen { info, inputs, .. } = chosen;
+        let _working = self.outputs.cpu.begin();
+        let plan = self.begin_merge(info, chosen.reason, inputs);
         let watch = MergeWatch {
             core: self,
             info,
+            claim,
             origin: asked.origin,
             leave: asked.leave.clone(),
             first_new: self.numbers.peek(),
@@ -214,11 +58,15 @@ impl Core {
             ended: Mutex::new(None),
         };
         let merged = self.merge_inputs(inputs, &watch);
+        claim.end_output();
         self.end_merge(plan, &watch, &merged);
         match merged {
             // Cancelled, but not because the database closes. What it was for may
-            // be over by now; what outran it is due at once.
-            Err(Error::Closed) if !self.cancel.load(Ordering::Acquire) => Ok(watch.is_outrun()),
+            // be over by now; what outran it is due at once, and so are other collections
+            // where one was dropped.
+            Err(Error::Closed) if !self.cancel.load(Ordering::Acquire) => {
+                Ok(watch.is_dropped() || watch.is_outrun())
+            }
             merged => merged.map(|_| true),
         }
     }
@@ -229,7 +77,7 @@ impl Core {
         inputs: &[LiveSegment],
         watch: &MergeWatch<'_>,
     ) -> Result<Option<Merged>> {
-        self.check_headroom(watch.info, inputs)?;
+        self.check_headroom(watch.info, inputs, watch.claim)?;
         let output = self.write_merged(watch.info, inputs, watch)?;
         self.commit_merge(inputs, output, watch)
     }
@@ -279,6 +127,7 @@ impl Core {
         }
         let write = |graph| {
             watch.builds.store(graph, Ordering::Relaxed);
+            watch.claim.begin_output();
             self.outputs
                 .write_segment(info, &rows, graph, &|bytes| watch.wrote(bytes), || {
                     path(rows.failed_input())
@@ -355,16 +204,6 @@ impl Core {
         self.signals.flush.notify();
         Ok(Some(merged))
     }
-}
-
-/// Opens every segment of a collection that nobody has opened yet, so that it is known
-/// which rows are dead and what lacks a graph. Those that are damaged are left out later.
-fn look_at_all(collection: &CollectionView) -> Result<()> {
-    let mut segments = collection.version.segments.iter();
-    segments.try_for_each(|segment| match segment.read() {
-        Err(error) if !error.is_damage() => Err(error),
-        _ => Ok(()),
-    })
 }
 
 /// Reads the whole of an input again before anything of it is copied: a block that was

@@ -1,7 +1,7 @@
 //! The state that every handle of one open database shares.
 //!
 //! Owns the parts and the order in which their locks may be taken:
-//! `flushing`, then `compacting`, then `manifest` (the commit lock), then the
+//! `flushing`, then a claim of `running`, then `manifest` (the commit lock), then the
 //! rest, each briefly. Invariants: every durable change of state goes through
 //! [`Core::commit`]; once poisoned, no write, flush or merge is begun.
 //! Must not know: the public handles.
@@ -14,7 +14,7 @@ use esker_segment::{CodeKind, CollectionId, Metric, SeqNo};
 use esker_wal::GroupCommit;
 use esker_wal::mutants::planted;
 
-use crate::background::Signals;
+use crate::background::{Signals, Thread};
 use crate::dir::Directory;
 use crate::env::{Env, Storage, StorageLock};
 use crate::error::{Error, Result};
@@ -28,6 +28,7 @@ use crate::merges::MergeControl;
 use crate::options::{Options, Residency};
 use crate::poison::Poison;
 use crate::recovery::RecoveryReport;
+use crate::running::RunningMerges;
 use crate::search::ScratchPool;
 use crate::segments::Outputs;
 use crate::snapshot::SnapshotRegistry;
@@ -115,7 +116,7 @@ pub(crate) struct Core {
     /// The commit lock.
     pub(crate) manifest: Mutex<Manifest>,
     pub(crate) flushing: Mutex<()>,
-    pub(crate) compacting: Mutex<()>,
+    pub(crate) running: RunningMerges,
     pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) hot: Arc<HotMemory>,
     pub(crate) garbage: Arc<Garbage>,
@@ -126,7 +127,7 @@ pub(crate) struct Core {
     pub(crate) signals: Signals,
     pub(crate) events: Events,
     /// The last failure of each thread that a retry may mend, until one succeeds.
-    pub(crate) failures: Mutex<BTreeMap<&'static str, Error>>,
+    pub(crate) failures: Mutex<BTreeMap<Thread, Error>>,
     pub(crate) report: RecoveryReport,
     pub(crate) poison: Poison,
     pub(crate) closed: AtomicBool,

@@ -171,7 +171,17 @@ impl Core {
             || self.options.auto_compact && self.others_wait() || self.full_merge_announced(info);
         let due = self.is_merge_due(info, contents.rows());
         if !others() && !due && self.has_room_for_graph(info, memtable, contents.rows())? {
-            let give_up = || closing() || others();
+            let cpu = &self.outputs.cpu;
+            let _working = cpu.begin();
+            let is_over = || closing() || others();
+            let give_up = || {
+                let waits = || self.budget.holds_writers();
+                match waits() {
+                    true => cpu.forgive(),
+                    false => cpu.ask(&|| is_over() || waits()),
+                }
+                is_over()
+            };
             let rows = MemtableRows::new(memtable, contents, &give_up, &self.outputs.builds);
             match self
                 .outputs
@@ -211,14 +221,14 @@ impl Core {
     }
 
     /// Whether a new segment of this many rows would at once be merged. Not while merges are
-    /// paused, and not while one runs: until it is done, an hour perhaps, searches would
-    /// scan all that comes.
+    /// paused, and not while as many run as may: until one is done, an hour perhaps, searches
+    /// would scan all that comes.
     fn is_merge_due(&self, info: &CollectionInfo, rows: u64) -> bool {
         let (view, _) = self.published.get();
         let collection = view.collections.get(&info.id);
         self.options.auto_compact
             && !self.merges.is_paused()
-            && self.compacting.try_lock().is_some()
+            && self.running.has_room_for(info.id)
             && collection.is_some_and(|c| self.is_due(&c.version, &[], rows))
     }
 

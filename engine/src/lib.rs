@@ -57,9 +57,11 @@ mod view;
 
 mod commit;
 mod compact;
+mod cpu;
 mod flush;
 mod merges;
 mod read;
+mod running;
 mod scan;
 mod search;
 
@@ -98,12 +100,13 @@ pub use events::{
 };
 pub use options::{
     Background, CancelToken, CollectionOptions, CompactOptions, DEFAULT_ALPHA,
-    DEFAULT_BLOCK_CACHE_BYTES, DEFAULT_DELETION_RATIO, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD,
-    DEFAULT_L_SEARCH, DEFAULT_LOG_FILE_BYTES, DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_DEGREE,
-    DEFAULT_MAX_GRAPH_SEGMENTS, DEFAULT_MAX_LOG_BYTES, DEFAULT_MEMORY_BUDGET,
-    DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH, DEFAULT_SCRUB_BYTES_PER_SECOND, Durability,
-    GraphOptions, MAX_PAYLOAD_BYTES, MapMode, Options, RecoveryProgress, Residency, SearchOptions,
-    VerifyOnOpen, VerifyOptions, VerifyProgress, WriteOptions,
+    DEFAULT_BACKGROUND_MERGES, DEFAULT_BLOCK_CACHE_BYTES, DEFAULT_DELETION_RATIO,
+    DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_L_SEARCH, DEFAULT_LOG_FILE_BYTES,
+    DEFAULT_MAX_BATCH_BYTES, DEFAULT_MAX_DEGREE, DEFAULT_MAX_GRAPH_SEGMENTS, DEFAULT_MAX_LOG_BYTES,
+    DEFAULT_MEMORY_BUDGET, DEFAULT_MEMTABLE_BYTES, DEFAULT_MERGE_WIDTH,
+    DEFAULT_SCRUB_BYTES_PER_SECOND, Durability, GraphOptions, MAX_BACKGROUND_MERGES,
+    MAX_PAYLOAD_BYTES, MapMode, Options, RecoveryProgress, Residency, SearchOptions, VerifyOnOpen,
+    VerifyOptions, VerifyProgress, WriteOptions,
 };
 pub use quarantine::{QuarantinedSegment, SkippedSegment};
 pub use read::Record;

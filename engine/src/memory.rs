@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering};
+use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering, counter};
 
 /// The budget of one database.
 pub(crate) struct MemoryBudget {
@@ -16,6 +16,8 @@ pub(crate) struct MemoryBudget {
     used: AtomicUsize,
     /// Flushed memtables that a snapshot or a running read still pins.
     pinned: AtomicUsize,
+    /// Who waits for bytes.
+    waiting: counter::AtomicUsize,
     /// Rises with every release, so a waiter cannot miss one.
     releases: Mutex<u64>,
     released: Condvar,
@@ -27,6 +29,7 @@ impl MemoryBudget {
             limit,
             used: AtomicUsize::new(0),
             pinned: AtomicUsize::new(0),
+            waiting: counter::AtomicUsize::new(0),
             releases: Mutex::new(0),
             released: Condvar::new(),
         })
@@ -77,14 +80,26 @@ impl MemoryBudget {
         bytes: usize,
         mut stalled: impl FnMut(u64) -> Result<(), E>,
     ) -> Result<Charge, E> {
+        let mut waiting = None;
         loop {
             // Before the look: what is released after it ends the wait at once.
             let seen = self.releases();
             if let Some(charge) = self.try_reserve(bytes) {
                 return Ok(charge);
             }
+            waiting.get_or_insert_with(|| Waiting::new(&self.waiting));
             stalled(seen)?;
         }
+    }
+
+    /// Whether so much is used that writers are slowed: more than seven eighths.
+    pub(crate) fn is_nearly_used(&self) -> bool {
+        self.used() > self.limit() / 8 * 7
+    }
+
+    /// Whether writers are slowed, or wait.
+    pub(crate) fn holds_writers(&self) -> bool {
+        self.is_nearly_used() || self.waiting.load(Ordering::Relaxed) > 0
     }
 
     fn releases(&self) -> u64 {
@@ -103,6 +118,22 @@ impl MemoryBudget {
     pub(crate) fn wake(&self) {
         *self.releases.lock() += 1;
         self.released.notify_all();
+    }
+}
+
+/// Somebody waits for bytes.
+struct Waiting<'a>(&'a counter::AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a counter::AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

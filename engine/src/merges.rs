@@ -100,6 +100,11 @@ impl MergeControl {
         }
     }
 
+    /// Whether there is a limit of bytes.
+    pub(crate) fn have_rate(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// Bytes of a merge were read or written: waits as long as the rate wants it.
     pub(crate) fn moved(&self, bytes: u64, clock: &dyn Clock, is_unwanted: &dyn Fn() -> bool) {
         let Some(rate) = &self.rate else { return };

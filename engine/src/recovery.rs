@@ -37,6 +37,7 @@ use crate::memory::MemoryBudget;
 use crate::merges::MergeControl;
 use crate::options::Options;
 use crate::poison::Poison;
+use crate::running::RunningMerges;
 use crate::search::ScratchPool;
 use crate::segment_file::LiveSegment;
 use crate::segments::Outputs;
@@ -312,7 +313,7 @@ impl Opening {
             collections: RwLock::new(self.collections),
             manifest: Mutex::new(manifest),
             flushing: Mutex::new(()),
-            compacting: Mutex::new(()),
+            running: RunningMerges::new(self.options.background_merges),
             poison: Poison::new(&self.budget),
             budget: self.budget,
             hot: HotMemory::new(self.options.hot_limit()),

@@ -20,6 +20,7 @@ use esker_wal::mutants::planted;
 
 use crate::background::BuildThreads;
 use crate::core::CollectionInfo;
+use crate::cpu::CpuLimit;
 use crate::dir::Directory;
 use crate::env::{Env, StorageFile};
 use crate::error::{Error, Result};
@@ -230,6 +231,8 @@ pub(crate) struct Outputs {
     counters: Arc<Counters>,
     graph: GraphOptions,
     threads: BuildThreads,
+    /// What flushes and merges may take of the processor.
+    pub(crate) cpu: Arc<CpuLimit>,
     pub(crate) opener: Arc<SegmentOpener>,
     /// What flushes and merges hold now; they are given it with their rows.
     pub(crate) builds: Meter,
@@ -245,13 +248,15 @@ impl Outputs {
         garbage: &Arc<Garbage>,
         counters: &Arc<Counters>,
     ) -> Self {
+        let cpu = Arc::new(CpuLimit::new(options));
         Self {
             directory: Arc::clone(directory),
             numbers: Arc::clone(numbers),
             garbage: Arc::clone(garbage),
             counters: Arc::clone(counters),
             graph: options.graph,
-            threads: BuildThreads::new(options),
+            threads: BuildThreads::new(options, &cpu),
+            cpu,
             opener: Arc::new(SegmentOpener::new(options, directory.path(), garbage)),
             builds: Meter::new(),
             graph_builds: Meter::new(),

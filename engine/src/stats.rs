@@ -137,11 +137,11 @@ pub struct Stats {
     pub bytes_written_merges: u64,
     /// Bytes of segments that merges read to verify them before they copied what is live.
     pub bytes_read_merges: u64,
-    /// Bytes that merges still have to write, an estimate: of all that the policy would have
+    /// Bytes that merges still have to write, an estimate: of those that run, until they are
+    /// committed, and then of all that the policy would have
     /// merged, one merge after another, if nothing were written or deleted meanwhile, each
-    /// output with the live rows that its inputs have now. Those of a merge that runs are
-    /// among them until it is committed, and also those of merges that nobody does
-    /// (`Options::auto_compact`, `Db::pause_merges`).
+    /// output with the live rows that its inputs have now. Those of merges that nobody does
+    /// are among them (`Options::auto_compact`, `Db::pause_merges`).
     pub merge_debt_bytes: u64,
     /// How many merges these are.
     pub merges_due: u64,
@@ -153,6 +153,8 @@ pub struct Stats {
     pub merges: u64,
     /// The same, by why they were due.
     pub merges_by_reason: MergeCounts,
+    /// Merges that run now, and compactions that callers wait for and that have begun.
+    pub merges_running: usize,
     /// Merges that were ended before they were done.
     pub merges_cancelled: u64,
     /// Merges that failed.
@@ -160,6 +162,9 @@ pub struct Stats {
     /// How long merges took, all together: those that were cancelled or failed, and pauses,
     /// included.
     pub merge_time: Duration,
+    /// How long threads of merges and graphs waited because together they may not take more of
+    /// the processor (`Options::background_cpu`), all together.
+    pub cpu_wait_time: Duration,
     /// Writes that were slowed because the memory budget was nearly used.
     pub slowdowns: u64,
     /// Writes that waited because it was used up.
@@ -245,9 +250,11 @@ impl Core {
             flush_time: Duration::from_nanos(get(&counters.flushing.nanos)),
             merges: merges_by_reason.total(),
             merges_by_reason,
+            merges_running: self.running.count(),
             merges_cancelled: get(&counters.merges_cancelled),
             merges_failed: get(&counters.merges_failed),
             merge_time: Duration::from_nanos(get(&counters.merging.nanos)),
+            cpu_wait_time: self.outputs.cpu.waited(),
             slowdowns: get(&counters.slowdowns),
             stalls: get(&counters.stalls),
             stall_time: Duration::from_nanos(get(&counters.stall_nanos)),

@@ -15,7 +15,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use esker_tests::run::draw::{case, graph_case};
+use esker_tests::run::draw::{case, graph_case, merging_case};
 use esker_tests::run::{Case, Summary, run};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
@@ -51,6 +51,12 @@ fn graphs_covered(did: &Summary) -> bool {
     let work = work && did.merges_cancelled > 5;
     let searched = did.walks > 5_000 && did.fallbacks > 500 && did.neighbors > 20_000;
     work && searched && did.neighbors_found * 100 >= did.neighbors * 98
+}
+
+/// The same of the cases whose merges overlap.
+fn merges_covered(did: &Summary) -> bool {
+    let work = did.merges > 4_000 && did.merges_at_once > 500 && did.crossings > 700;
+    work && did.crashes > 1_500 && did.faults > 500 && did.lost > 300
 }
 
 /// Runs the property and says what the cases did.
@@ -96,4 +102,9 @@ fn the_engine_agrees_with_the_model_through_crashes_and_failing_calls() {
 #[test]
 fn searches_by_graphs_agree_with_the_model() {
     check(graph_case(), graphs_covered, 200);
+}
+
+#[test]
+fn merges_that_run_at_once_agree_with_the_model() {
+    check(merging_case(), merges_covered, 1_500);
 }

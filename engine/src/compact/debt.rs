@@ -1,7 +1,7 @@
 //! How much merges still have to write.
 //!
-//! Owns the estimate: the policy is asked again and again, as if each merge that it wants
-//! were done at once and nothing else came. Invariant: no file is opened for it. Must not
+//! Owns the estimate: the policy is asked again and again, as if those merges that run and
+//! then each that it wants were done at once and nothing else came. Invariant: no file is opened for it. Must not
 //! know: which of these merges will be done, and when.
 
 use std::collections::BTreeSet;
@@ -46,12 +46,20 @@ impl Core {
         let graph_row = self.graph_row_bytes(info, info.codes);
         let mut segments = self.describe_all(version);
         let mut newest = segments.iter().map(|s| s.id.0).max().unwrap_or(0);
+        let mut running = self.running.by_merge();
+        // One that ended since the view was taken, or is another collection's, is none.
+        running.retain(|inputs| {
+            let is_there = |id: &SegmentId| segments.iter().any(|s| s.id == *id);
+            inputs.iter().all(is_there)
+        });
         // The policy ends by itself; a description of a damaged file may claim anything.
         for _ in 0..segments.len() * MOST_A_SEGMENT {
-            let Some(plan) = policy.choose(&segments, &[]) else {
-                return;
-            };
-            let chosen: BTreeSet<SegmentId> = plan.inputs.into_iter().collect();
+            let chosen = running.pop().or_else(|| {
+                let plan = policy.choose(&segments, &[])?;
+                Some(plan.inputs)
+            });
+            let Some(chosen) = chosen else { return };
+            let chosen: BTreeSet<SegmentId> = chosen.into_iter().collect();
             let is_input = |s: &SegmentDescription| chosen.contains(&s.id);
             let (inputs, rest): (Vec<_>, Vec<_>) = segments.into_iter().partition(is_input);
             segments = rest;

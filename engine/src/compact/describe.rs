@@ -22,7 +22,7 @@ impl Core {
     }
 
     /// Whether a new segment of this many rows, made of `inputs` or of none,
-    /// would at once be due for a merge.
+    /// would at once be due for a merge, beside those that run.
     pub(crate) fn is_due(&self, version: &Version, inputs: &[LiveSegment], rows: u64) -> bool {
         const NEW: SegmentId = SegmentId(u64::MAX);
         let mut segments = self.describe_all(version);
@@ -37,7 +37,7 @@ impl Core {
                 false => GraphState::Unwanted,
             },
         });
-        let plan = self.policy().choose(&segments, &[]);
+        let plan = self.policy().choose(&segments, &self.running.inputs());
         plan.is_some_and(|plan| plan.inputs.contains(&NEW))
     }
 

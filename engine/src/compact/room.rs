@@ -1,29 +1,36 @@
 //! Whether the disk has room for an output.
 //!
 //! Owns the estimate, which is never below what is written. Invariant: what is not known
-//! is no reason to wait. Must not know: how outputs are made.
+//! is no reason to wait; merges that run together have room for all of their outputs. Must not know: how outputs are made.
 
 use esker_segment::CodeKind;
 
 use crate::core::{CollectionInfo, Core};
 use crate::error::{Error, Result};
+use crate::running::Claim;
 use crate::segment_file::LiveSegment;
 
 /// Free space that is left beside an output.
 const SPARE_BYTES: u64 = 16 << 20;
 
 impl Core {
+    /// That the disk holds the output, beside what other merges that run still write: they
+    /// count this one from here on.
     pub(super) fn check_headroom(
         &self,
         info: &CollectionInfo,
         inputs: &[LiveSegment],
+        claim: &Claim<'_>,
     ) -> Result<()> {
         let rows: u64 = inputs.iter().map(LiveSegment::live_rows).sum();
         let files: u64 = inputs.iter().map(|s| s.file.meta.len).sum();
         let needed = self.bytes_of_output(info, files, rows);
+        // Asked first: what they write before the look at the disk counts twice.
+        let others = claim.reserve(needed);
         match self.free_bytes()? {
-            Some(free) if free < needed => Err(Error::Busy(format!(
-                "a merge needs {needed} free bytes, {} has {free}; make room",
+            Some(free) if free < needed.saturating_add(others) => Err(Error::Busy(format!(
+                "a merge needs {needed} free bytes, others that run {others}, {} has {free}; \
+                 make room",
                 self.dir.display()
             ))),
             _ => Ok(()),

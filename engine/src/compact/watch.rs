@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
-use esker_segment::CollectionId;
+use esker_segment::{CollectionId, SegmentId};
 
 use crate::core::{CollectionInfo, Core};
+use crate::cpu::CpuLimit;
 use crate::events::{CancelReason, Job};
 use crate::merges::Leave;
+use crate::running::Claim;
 use crate::segment_file::LiveSegment;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering};
 
@@ -70,6 +72,7 @@ impl Drop for FullMerge<'_> {
 pub(super) struct MergeWatch<'a> {
     pub(super) core: &'a Core,
     pub(super) info: &'a CollectionInfo,
+    pub(super) claim: &'a Claim<'a>,
     pub(super) origin: Origin,
     /// Segments from this number on came after the merge was planned.
     pub(super) first_new: u64,
@@ -83,11 +86,16 @@ pub(super) struct MergeWatch<'a> {
 }
 
 impl MergeWatch<'_> {
-    /// Asked all the time while the merge runs; does not return while it is paused.
+    /// Asked all the time while the merge runs; does not return while it is paused, or takes
+    /// more of the processor than it may.
     pub(super) fn is_cancelled(&self) -> bool {
         let (merges, clock) = (&self.core.merges, self.core.env.clock());
         // What is flushed during a pause outruns nothing.
-        merges.wait_for_resume(&self.leave, clock, &|| self.is_over());
+        if merges.is_paused() {
+            let wait = || merges.wait_for_resume(&self.leave, clock, &|| self.is_over());
+            self.cpu().aside(wait);
+        }
+        self.cpu().ask(&|| self.is_unwanted());
         let why = self.why_unwanted();
         if why.is_some() {
             *self.ended.lock() = why;
@@ -121,6 +129,8 @@ impl MergeWatch<'_> {
             Some(CancelReason::Closing)
         } else if self.core.merges.is_cancelled(&self.leave) {
             Some(CancelReason::Asked)
+        } else if self.is_dropped() {
+            Some(CancelReason::Dropped)
         } else {
             self.gives_way().then_some(CancelReason::GaveWay)
         }
@@ -135,16 +145,29 @@ impl MergeWatch<'_> {
     /// As [`MergeWatch::read`], for bytes of the output that were written.
     pub(super) fn wrote(&self, bytes: u64) {
         self.job.wrote(bytes);
+        self.claim.wrote(bytes);
         self.moved(bytes);
     }
 
     fn moved(&self, bytes: u64) {
-        let clock = self.core.env.clock();
-        self.core.merges.moved(bytes, clock, &|| self.is_unwanted());
+        let (merges, clock) = (&self.core.merges, self.core.env.clock());
+        if merges.have_rate() {
+            let wait = || merges.moved(bytes, clock, &|| self.is_unwanted());
+            self.cpu().aside(wait);
+        }
+    }
+
+    fn cpu(&self) -> &CpuLimit {
+        &self.core.outputs.cpu
     }
 
     fn gives_way(&self) -> bool {
         self.origin == Origin::Background && self.core.full_merge_announced(self.info)
+    }
+
+    /// Whether the collection is being dropped.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.info.dropped.load(Ordering::Acquire)
     }
 
     /// Whether as many rows came without a graph as this merge has. Without its
@@ -154,10 +177,16 @@ impl MergeWatch<'_> {
         let (view, _) = self.core.published.get();
         let collection = view.collections.get(&self.info.id);
         let segments = collection.map_or(&[][..], |c| &c.version.segments);
-        let new = segments
-            .iter()
-            .filter(|s| s.id().0 >= self.first_new && s.file.has_graph() == Some(false));
-        let new_rows: u64 = new.map(LiveSegment::live_rows).sum();
-        self.origin == Origin::Background && new_rows >= self.rows
+        let is_new =
+            |s: &&LiveSegment| s.id().0 >= self.first_new && s.file.has_graph() == Some(false);
+        let rows = |taken: &[SegmentId]| {
+            let new = segments.iter().filter(is_new);
+            let free = new.filter(|s| !taken.contains(&s.id()));
+            free.map(LiveSegment::live_rows).sum::<u64>()
+        };
+        // Asked all the time: what other merges have taken care of is looked at last.
+        self.origin == Origin::Background
+            && rows(&[]) >= self.rows
+            && rows(&self.core.running.inputs()) >= self.rows
     }
 }

@@ -28,7 +28,7 @@ impl Handle {
             // What other threads began before `closed` was set ends before the end
             // of log and manifest is recorded; nothing begins after.
             let _no_flush = core.flushing.lock();
-            let _no_merge = core.compacting.lock();
+            core.running.end();
             core.group.with_leadership(|| ());
             let sealed = core.seal();
             core.end_scrub();

@@ -143,6 +143,11 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Duration;
     /// Waits this long; a simulated clock moves forward instead.
     fn sleep(&self, duration: Duration);
+    /// Processor time that the calling thread has taken since an arbitrary moment of its
+    /// own. Where that is not known, time itself: a thread that waits counts as busy then.
+    fn thread_time(&self) -> Duration {
+        self.now()
+    }
 }
 
 /// Randomness.

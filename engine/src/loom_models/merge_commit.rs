@@ -16,6 +16,7 @@ use crate::compact::deleted_meanwhile;
 use crate::flush::{Contents, Superseded, changed_deletions, resolve_since};
 use crate::gc::Garbage;
 use crate::memtable::Entry;
+use crate::running::RunningMerges;
 use crate::segment_file::{LiveSegment, SegmentFile};
 use crate::sync::Mutex;
 use crate::view::{Published, Version};
@@ -26,6 +27,9 @@ static MERGED: Image = Image::new(2, &[("a", 1), ("b", 2)]);
 /// And if it had.
 static MERGED_LATE: Image = Image::new(2, &[("b", 2)]);
 static FLUSHED: Image = Image::new(3, &[("a", 3)]);
+/// The input of another merge, and its output.
+static OTHER: Image = Image::new(5, &[("c", 4)]);
+static OTHER_MERGED: Image = Image::new(6, &[("c", 4)]);
 /// What a merge of that output, and of the flush if it came before, may be.
 static AGAIN: [Image; 3] = [
     Image::new(4, &[("a", 1), ("b", 2)]),
@@ -49,6 +53,29 @@ impl Database {
             commit: Mutex::new(()),
             garbage,
         })
+    }
+
+    /// With a second segment, so that there is something for two merges.
+    fn with_other() -> Arc<Self> {
+        let db = Self::new();
+        let other = OTHER.open(&db.garbage);
+        other.pin.mark_named();
+        db.swap(|version| version.with(&[], Some(other), BTreeMap::new()));
+        db
+    }
+
+    /// Merges the oldest input that no other merge has.
+    fn merge_free(&self, running: &RunningMerges) {
+        let begun = running.begin(|taken| {
+            let version = self.version();
+            let is_free =
+                |s: &&LiveSegment| [1, 5].contains(&s.id().0) && !taken.segments.contains(&s.id());
+            let free = version.segments.iter().find(is_free)?.id();
+            Some((COLLECTION, vec![free], free))
+        });
+        if let Some((_claim, free)) = begun {
+            self.merge_into(&[free.0], &[&MERGED, &MERGED_LATE, &OTHER_MERGED]);
+        }
     }
 
     fn version(&self) -> StdArc<Version> {
@@ -82,7 +109,7 @@ impl Database {
             );
             rows.first().map(|seqno| (name, *seqno))
         };
-        let live: Vec<_> = ["a", "b"].into_iter().filter_map(live).collect();
+        let live: Vec<_> = ["a", "b", "c"].into_iter().filter_map(live).collect();
         let image = images.iter().find(|image| image.rows.0 == live);
         let image = image.unwrap_or_else(|| panic!("{live:?} cannot be what is merged"));
         let output = image.open(&self.garbage);
@@ -231,5 +258,30 @@ fn loom_no_reader_sees_a_row_of_two_deletions_again() {
         flusher.join().unwrap();
         reader.join().unwrap();
         db.assert_only_b();
+    });
+}
+
+/// Two merges commit, one after the other or around each other, beside a deletion: each has
+/// an input of its own, and each finds it in the version that the other left.
+#[test]
+fn loom_deletions_survive_the_commits_of_two_merges() {
+    explore(|| {
+        let db = Database::with_other();
+        let running = Arc::new(RunningMerges::new(2));
+        let others = Arc::clone(&running);
+        let merger = beside(&db, move |db| db.merge_free(&others));
+        let flusher = beside(&db, |db| db.flush(&contents("a", Entry::Tombstone), None));
+        db.merge_free(&running);
+        merger.join().unwrap();
+        flusher.join().unwrap();
+        db.assert_only_b();
+        let version = db.version();
+        let mut ids: Vec<_> = version.segments.iter().map(|s| s.id().0).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [2, 6]);
+        let (view, _) = db.published.get();
+        let c = live_rows(&view.collections[&COLLECTION], &Key::from("c"));
+        assert_eq!(c, [4]);
+        assert_eq!(running.count(), 0);
     });
 }

@@ -6,6 +6,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p esker --lib loom_models`.
 //! Must not know: files, the manifest, real threads.
 
+mod claims;
 mod merge_commit;
 mod poison;
 mod publication;

@@ -5,6 +5,13 @@
 use super::{CancelToken, Options};
 use crate::error::{Error, Result};
 
+/// Merges at a time. Each holds the vectors of its inputs while it makes a graph, and its
+/// threads are as many as the machine has processors: a second one doubles the memory and
+/// halves the speed of the first.
+pub const DEFAULT_BACKGROUND_MERGES: usize = 1;
+/// Most merges at a time.
+pub const MAX_BACKGROUND_MERGES: usize = 16;
+
 /// Settings of one compaction.
 ///
 /// ```
@@ -44,6 +51,20 @@ impl CompactOptions {
 }
 
 impl Options {
+    /// Merges that may run at once: of different collections, or of different segments of
+    /// one. A compaction that a caller waits for is one of them: it has its collections for
+    /// itself, and merges one after another. So a small merge need not wait for a large one,
+    /// behind which segments would gather; but memory for graphs (`MemoryStats::builds`) adds
+    /// up, each has [`Options::build_threads`] of its own, and all share
+    /// [`Options::merge_bytes_per_second`]. Under [`Background::Manual`](super::Background)
+    /// as many run as threads of the host call `Db::run_background_step`. 1 to
+    /// [`MAX_BACKGROUND_MERGES`]; default [`DEFAULT_BACKGROUND_MERGES`].
+    #[must_use]
+    pub fn background_merges(mut self, merges: usize) -> Self {
+        self.background_merges = merges;
+        self
+    }
+
     /// Most bytes that all merges together read and write in a second, at least 64 KiB:
     /// an input counts when it is verified, an output when it is written. Building a
     /// graph moves none; how many threads that takes is `build_threads`. Default:
@@ -54,7 +75,32 @@ impl Options {
         self
     }
 
+    /// Cores that merges and the graphs of flushes may take in the mean, all of them and
+    /// their [`Options::build_threads`] together: 0.01 to 1,024. A thread that did some
+    /// milliseconds of work waits as long as the limit wants it, so that `Some(0.5)` leaves
+    /// half a core idle, or to others, where there is nothing else to do; what was left
+    /// unused may be made up for within 200 ms. What ends a merge ends its waits, at the
+    /// latest after 20 ms. A flush is limited only while it builds a graph, and not while
+    /// writers are slowed or wait for memory, or another flush waits for it; but
+    /// `Db::flush` waits for a graph as long as it takes. Compactions that callers wait for
+    /// are limited as well; an open, a verification and searches are not. The time of the
+    /// processor is what Linux counts for each thread; elsewhere a thread is taken to work
+    /// while it waits, and merges take less than they may. Beside it, threads of background work run at
+    /// a lower priority where the system has that. Default: `None`, no limit.
+    #[must_use]
+    pub fn background_cpu(mut self, cores: Option<f64>) -> Self {
+        self.background_cpu = cores;
+        self
+    }
+
     pub(super) fn validate_merges(&self) -> Result<()> {
+        let sound = |cores: f64| (0.01..=1024.0).contains(&cores);
+        if !self.background_cpu.is_none_or(sound) {
+            return Err(Error::invalid("background_cpu must be from 0.01 to 1024"));
+        }
+        if !(1..=MAX_BACKGROUND_MERGES).contains(&self.background_merges) {
+            return Err(Error::invalid("background_merges must be from 1 to 16"));
+        }
         if self
             .merge_bytes_per_second
             .is_some_and(|rate| rate < 64 << 10)

@@ -24,7 +24,7 @@ use crate::env::{Env, StdEnv};
 use crate::error::{Error, Result};
 
 pub use collection::CollectionOptions;
-pub use compact::CompactOptions;
+pub use compact::{CompactOptions, DEFAULT_BACKGROUND_MERGES, MAX_BACKGROUND_MERGES};
 pub(crate) use events::EventCallback;
 pub use graph::{
     DEFAULT_ALPHA, DEFAULT_GRAPH_MIN_ROWS, DEFAULT_L_BUILD, DEFAULT_MAX_DEGREE, GraphOptions,
@@ -144,6 +144,8 @@ pub struct Options {
     pub(crate) merge_width: usize,
     pub(crate) max_graph_segments: usize,
     pub(crate) deletion_ratio: f64,
+    pub(crate) background_merges: usize,
+    pub(crate) background_cpu: Option<f64>,
     pub(crate) merge_bytes_per_second: Option<u64>,
     pub(crate) graph: GraphOptions,
     pub(crate) build_threads: Option<usize>,
@@ -177,6 +179,8 @@ impl Default for Options {
             merge_width: DEFAULT_MERGE_WIDTH,
             max_graph_segments: DEFAULT_MAX_GRAPH_SEGMENTS,
             deletion_ratio: DEFAULT_DELETION_RATIO,
+            background_merges: DEFAULT_BACKGROUND_MERGES,
+            background_cpu: None,
             merge_bytes_per_second: None,
             graph: GraphOptions::default(),
             build_threads: None,

@@ -280,12 +280,10 @@ impl Core {
     /// Takes `bytes` from the budget: slowed when it is nearly used, stalled when
     /// it is. A stall ends with an error where flushing cannot help.
     fn admit(&self, bytes: usize, may_wait: bool) -> Result<Charge> {
-        /// Share of the budget beyond which writers are slowed: seven eighths.
-        const SLOW_AT: (usize, usize) = (7, 8);
         const SLOWDOWN: Duration = Duration::from_micros(500);
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
         let clock = self.env.clock();
-        let nearly_used = self.budget.used() > self.budget.limit() / SLOW_AT.1 * SLOW_AT.0;
+        let nearly_used = self.budget.is_nearly_used();
         if may_wait && nearly_used && self.options.background == Background::Threads {
             self.counters.slowed();
             clock.sleep(SLOWDOWN);
@@ -306,7 +304,7 @@ impl Core {
             match self.options.background {
                 Background::Threads => {
                     self.signals.flush.notify();
-                    if let Some(error) = self.failures.lock().get(FLUSH).cloned() {
+                    if let Some(error) = self.failures.lock().get(&FLUSH).cloned() {
                         return Err(error);
                     }
                     self.budget.wait(seen, LOOK_AGAIN);

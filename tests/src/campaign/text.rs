@@ -85,6 +85,7 @@ fn print_crossing(crossing: &Crossing) -> String {
             Inside::Flush => "flush".to_owned(),
             Inside::EndMerges { paused: false } => "end-merges".to_owned(),
             Inside::EndMerges { paused: true } => "pause-and-end-merges".to_owned(),
+            Inside::Merge => "merge".to_owned(),
             Inside::Write(spec) => print_write(spec),
         })
         .collect();
@@ -208,6 +209,7 @@ fn parse_op(line: &str) -> Option<Op> {
                 "flush" => Some(Inside::Flush),
                 "end-merges" => Some(Inside::EndMerges { paused: false }),
                 "pause-and-end-merges" => Some(Inside::EndMerges { paused: true }),
+                "merge" => Some(Inside::Merge),
                 write => Some(Inside::Write(parse_write(write)?)),
             };
             Op::Cross(Crossing {

@@ -258,6 +258,44 @@ pub fn graph_case() -> impl Strategy<Value = Case> {
     })
 }
 
+/// Cases in which several merges run at once, of one collection and of several, with flushes
+/// and deletions before, in and after their commits, crashes and failing calls.
+pub fn merging_case() -> impl Strategy<Value = Case> {
+    let place = prop_oneof![Just(Place::SegmentWrite), Just(Place::SegmentSync)];
+    let inside = prop_oneof![
+        3 => write().prop_map(Inside::Write),
+        2 => Just(Inside::Flush),
+        3 => Just(Inside::Merge),
+    ];
+    let inner = vec(inside, 1..9);
+    let crossing = (place, 1..4_u8, inner).prop_map(|(place, steps, inner)| Crossing {
+        place,
+        outer: Box::new(Op::Steps(steps)),
+        inner,
+    });
+    let op = prop_oneof![
+        4 => write().prop_map(Op::Write),
+        3 => Just(Op::Flush),
+        6 => crossing.prop_map(Op::Cross),
+        1 => Just(Op::Compact),
+        1 => (0..3_u8).prop_map(Op::DropCollection),
+        1 => Just(Op::Reopen),
+        2 => crash().prop_map(Op::Crash),
+        1 => fault().prop_map(Op::Fail),
+    ];
+    let settings = settings().prop_map(|settings| Settings {
+        auto_compact: true,
+        merge_width: 2,
+        ..settings
+    });
+    (any::<u64>(), vec(settings, 1..3), vec(op, 1..30)).prop_map(|(seed, settings, ops)| Case {
+        seed,
+        settings,
+        birth: Vec::new(),
+        ops,
+    })
+}
+
 /// Cases of little else than interleavings.
 pub fn crossed_case() -> impl Strategy<Value = Case> {
     let op = prop_oneof![

@@ -6,15 +6,15 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use esker::{Db, Error, MergePause};
 
-use super::ops::{Crossing, Inside, Op, Place, WriteSpec};
+use super::ops::{Crossing, Inside, Place, WriteSpec};
 use super::steps::{batch, options};
 use crate::oracle::{Oracle, Queries};
-use crate::sim::{CallKind, SimEnv};
+use crate::sim::{Call, CallKind, SimEnv};
 
 /// What a hook did.
 #[derive(Default)]
@@ -24,7 +24,12 @@ pub(super) struct Done {
     pub(super) failure: Option<String>,
     /// Merges that must not begin again until the interrupted call is over.
     pause: Option<MergePause>,
+    /// Times that one merge was in the middle of another.
+    pub(super) merges_at_once: u64,
 }
+
+/// Background steps in which a merge in the middle of another must have begun.
+const STEPS: usize = 4;
 
 /// A hook that is planned, or was.
 pub(super) struct Crossed(Arc<Mutex<Done>>);
@@ -36,29 +41,24 @@ impl Crossed {
         let done = Arc::new(Mutex::new(Done::default()));
         let shared = Arc::clone(&done);
         let place = crossing.place;
-        let merging = matches!(*crossing.outer, Op::Compact | Op::Steps(_));
         let inner = crossing.inner.clone();
+        let middle = Middle {
+            env: env.clone(),
+            db,
+            place,
+            done: Arc::clone(&done),
+        };
         let machine = env.clone();
         env.before(
-            move |call| match place {
-                Place::SegmentCreate => call.kind == CallKind::Create && is_segment(&call.path),
-                Place::SegmentWrite => call.kind == CallKind::Write && is_segment(&call.path),
-                Place::SegmentSync => call.kind == CallKind::Sync && is_segment(&call.path),
-                Place::LogSync => {
-                    call.kind == CallKind::Sync && call.path.extension().is_some_and(|e| e == "log")
-                }
-            },
+            move |call| is_at(place, call),
             move || {
                 let mut done = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 done.ran = true;
-                match place {
-                    Place::LogSync => look(&mut done, &machine, &db, &oracle),
-                    _ => {
-                        for inside in &inner {
-                            act(&mut done, &db, inside, merging);
-                        }
-                    }
+                if place == Place::LogSync {
+                    return look(&mut done, &machine, &middle.db, &oracle);
                 }
+                drop(done);
+                middle.act(&inner);
             },
         );
         Self(done)
@@ -66,6 +66,17 @@ impl Crossed {
 
     pub(super) fn take(&self) -> Done {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn is_at(place: Place, call: &Call) -> bool {
+    match place {
+        Place::SegmentCreate => call.kind == CallKind::Create && is_segment(&call.path),
+        Place::SegmentWrite => call.kind == CallKind::Write && is_segment(&call.path),
+        Place::SegmentSync => call.kind == CallKind::Sync && is_segment(&call.path),
+        Place::LogSync => {
+            call.kind == CallKind::Sync && call.path.extension().is_some_and(|e| e == "log")
+        }
     }
 }
 
@@ -85,19 +96,66 @@ fn look(done: &mut Done, env: &SimEnv, db: &Db, oracle: &Oracle) {
         .map(|error| format!("during a sync of the log, {error}"));
 }
 
-fn act(done: &mut Done, db: &Db, inside: &Inside, merging: bool) {
-    match inside {
-        Inside::Write(spec) => {
-            let Ok(batch) = batch(db, spec) else { return };
-            let result = db.try_write(batch, options(spec)).map(drop);
-            done.writes.push((spec.clone(), result));
+/// Who acts in the middle of a flush, or of merges that are in the middle of each other.
+#[derive(Clone)]
+struct Middle {
+    env: SimEnv,
+    db: Db,
+    place: Place,
+    done: Arc<Mutex<Done>>,
+}
+
+impl Middle {
+    /// Not held while anything is done: what is done may be interrupted in turn.
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn act(&self, inner: &[Inside]) {
+        let db = &self.db;
+        // A flush in the middle of a flush would wait for it.
+        let merging = || db.stats().merges_running > 0;
+        for (inside, n) in inner.iter().zip(1..) {
+            match inside {
+                Inside::Write(spec) => {
+                    let Ok(batch) = batch(db, spec) else { return };
+                    let result = db.try_write(batch, options(spec)).map(drop);
+                    self.done().writes.push((spec.clone(), result));
+                }
+                // Planned failures are judged by what later operations find.
+                Inside::Flush if merging() => drop(db.flush()),
+                Inside::Merge if merging() => return self.merge(&inner[n..]),
+                Inside::Flush | Inside::Merge => {}
+                Inside::EndMerges { paused } => {
+                    self.done().pause = paused.then(|| db.pause_merges());
+                    db.cancel_merges();
+                }
+            }
         }
-        // Planned failures are judged by what later operations find.
-        Inside::Flush if merging => drop(db.flush()),
-        Inside::Flush => {}
-        Inside::EndMerges { paused } => {
-            done.pause = paused.then(|| db.pause_merges());
-            db.cancel_merges();
+    }
+
+    /// A merge in the middle of this one, if one is due.
+    fn merge(&self, inner: &[Inside]) {
+        // Else the flush of what is in memory could be what is interrupted.
+        if self.db.flush().is_err() {
+            return;
+        }
+        let running = self.db.stats().merges_running;
+        let (middle, inner) = (self.clone(), inner.to_vec());
+        let place = self.place;
+        self.env.before(
+            move |call| is_at(place, call),
+            move || {
+                if middle.db.stats().merges_running > running {
+                    middle.done().merges_at_once += 1;
+                    middle.act(&inner);
+                }
+            },
+        );
+        for _ in 0..STEPS {
+            if !matches!(self.db.run_background_step(), Ok(true)) {
+                break;
+            }
         }
     }
 }

@@ -58,6 +58,8 @@ impl Settings {
             })
             .auto_compact(self.auto_compact)
             .merge_width(self.merge_width)
+            // One at a time, unless something is merged in the middle of a merge.
+            .background_merges(3)
             .background(Background::Manual)
             .env(env.env())
     }
@@ -130,6 +132,9 @@ pub enum Inside {
     EndMerges {
         paused: bool,
     },
+    /// Background steps in the middle of a merge. What follows is done in the middle of the
+    /// merge that they begin.
+    Merge,
 }
 
 /// A batch.

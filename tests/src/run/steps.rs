@@ -220,12 +220,15 @@ impl Machine<'_> {
     }
 
     fn steps(&mut self, n: u8) -> Result<(), String> {
+        self.try_steps(n)
+            .or_else(|error| self.tolerate("a background step", &error))
+    }
+
+    fn try_steps(&self, n: u8) -> Result<(), Error> {
         let db = self.db();
         for _ in 0..n {
-            match db.run_background_step() {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => return self.tolerate("a background step", &error),
+            if !db.run_background_step()? {
+                break;
             }
         }
         Ok(())
@@ -317,13 +320,8 @@ impl Machine<'_> {
         let result = match &*crossing.outer {
             Op::Flush => self.db().flush(),
             Op::Compact => self.db().compact(),
+            Op::Steps(n) => return self.cross_steps(*n, &crossed),
             Op::Write(spec) => return self.cross_write(spec, &crossed),
-            Op::Steps(n) => {
-                let worked = self.steps(*n);
-                self.env.clear_hooks();
-                self.take_in(&crossed)?;
-                return worked;
-            }
             _ => {
                 self.env.clear_hooks();
                 return Ok(());
@@ -341,6 +339,14 @@ impl Machine<'_> {
             }
             Err(error) => self.tolerate("a crossed call", &error),
         }
+    }
+
+    fn cross_steps(&mut self, n: u8, crossed: &Crossed) -> Result<(), String> {
+        let result = self.try_steps(n);
+        self.env.clear_hooks();
+        // What came in between was told first what failed.
+        self.take_in(crossed)?;
+        result.or_else(|error| self.tolerate("a crossed background step", &error))
     }
 
     fn cross_write(&mut self, spec: &WriteSpec, crossed: &Crossed) -> Result<(), String> {
@@ -413,6 +419,7 @@ impl Machine<'_> {
     fn take_in(&mut self, crossed: &Crossed) -> Result<(), String> {
         let done = crossed.take();
         self.summary.crossings += u64::from(done.ran);
+        self.summary.merges_at_once += done.merges_at_once;
         if let Some(failure) = done.failure {
             return Err(failure);
         }

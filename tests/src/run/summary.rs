@@ -20,6 +20,8 @@ pub struct Summary {
     pub merges_cancelled: u64,
     /// Pauses of merges that began.
     pub pauses: u64,
+    /// Times that one was in the middle of another.
+    pub merges_at_once: u64,
     pub faults: u64,
     pub poisoned: u64,
     pub errored: u64,
@@ -49,6 +51,7 @@ impl Summary {
         self.merges += other.merges;
         self.merges_cancelled += other.merges_cancelled;
         self.pauses += other.pauses;
+        self.merges_at_once += other.merges_at_once;
         self.faults += other.faults;
         self.poisoned += other.poisoned;
         self.errored += other.errored;

@@ -66,6 +66,7 @@ fn options(env: &SimEnv, rng: &mut Rng) -> Options {
         .map_mode(map)
         .auto_compact(rng.chance(3, 4))
         .merge_width(2)
+        .background_merges(2)
         .background(Background::Manual)
         .env(env.env())
 }
@@ -116,6 +117,9 @@ pub fn run(seed: u64, tally: &Tally) {
     }
     if world.closing {
         task(16, World::close);
+    }
+    if rng.chance(1, 2) {
+        task(17, World::merge_beside);
     }
     for task in tasks {
         task.join().unwrap();
@@ -278,6 +282,15 @@ impl World {
             };
             if let Err(error) = result {
                 self.tolerate("a merge", &error);
+            }
+        }
+    }
+
+    /// Merges in the background, whoever else merges.
+    fn merge_beside(&self, mut rng: Rng) {
+        for _ in 0..2 + rng.below(3) {
+            if let Err(error) = self.db.run_background_step() {
+                self.tolerate("a merge beside another", &error);
             }
         }
     }
