@@ -119,7 +119,7 @@ impl Core {
             let path = path(at).unwrap_or_else(|| self.dir.clone());
             failed(at, Error::in_segment(&path, error))
         })?;
-        let rows = rows.within(self.options.memory_budget as u64);
+        let rows = rows.within(self.options.merge_memory());
         let mut rows = rows.metered(&self.outputs.builds);
         if self.options.graph.reuse {
             // The seed is of no account.

@@ -225,7 +225,7 @@ impl Options {
     }
 
     /// Bytes for memtables and the block cache. Merges come on top (`MemoryStats::builds`):
-    /// they hold as much again at most, beside the edges and codes of the graph that they
+    /// all together they hold as much again at most, beside the edges and codes of the graph that they
     /// make and about a hundred bytes a row; where vectors would not fit, these are read
     /// in place, and a graph built from nothing takes up to two and a half times as long.
     /// So do
@@ -370,6 +370,11 @@ impl Options {
     }
 
     /// Bytes that memtables may take.
+    /// Bytes that one merge may hold beside its graph.
+    pub(crate) fn merge_memory(&self) -> u64 {
+        (self.memory_budget / self.background_merges.max(1)) as u64
+    }
+
     pub(crate) fn memtable_budget(&self) -> usize {
         self.memory_budget - self.cache_limit()
     }

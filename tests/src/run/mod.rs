@@ -6,6 +6,7 @@
 //! crash, a recovery, a verification and a clean close. Must not know: what
 //! chose the operations.
 
+mod cross;
 pub mod draw;
 mod inside;
 mod machine;
