@@ -65,6 +65,11 @@ impl Options {
         self
     }
 
+    /// Bytes that one merge may hold beside its graph.
+    pub(crate) fn merge_memory(&self) -> u64 {
+        (self.memory_budget / self.background_merges.max(1)) as u64
+    }
+
     /// Most bytes that all merges together read and write in a second, at least 64 KiB:
     /// an input counts when it is verified, an output when it is written. Building a
     /// graph moves none; how many threads that takes is `build_threads`. Default:

@@ -370,11 +370,6 @@ impl Options {
     }
 
     /// Bytes that memtables may take.
-    /// Bytes that one merge may hold beside its graph.
-    pub(crate) fn merge_memory(&self) -> u64 {
-        (self.memory_budget / self.background_merges.max(1)) as u64
-    }
-
     pub(crate) fn memtable_budget(&self) -> usize {
         self.memory_budget - self.cache_limit()
     }
