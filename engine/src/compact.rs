@@ -65,7 +65,7 @@ impl Core {
             // be over by now; what outran it is due at once, and so are other collections
             // where one was dropped.
             Err(Error::Closed) if !self.cancel.load(Ordering::Acquire) => {
-                Ok(watch.is_dropped() || watch.is_outrun())
+                Ok(watch.was_dropped() || watch.was_outrun())
             }
             merged => merged.map(|_| true),
         }
@@ -141,7 +141,7 @@ impl Core {
         if self.merge_builds_graph(watch, inputs) {
             match write(true) {
                 // By itself it would only lose the graph that it has.
-                Err(Error::Closed) if watch.is_outrun() && inputs.len() > 1 => {}
+                Err(Error::Closed) if watch.was_outrun() && inputs.len() > 1 => {}
                 written => return written,
             }
         }

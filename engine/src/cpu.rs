@@ -28,6 +28,8 @@ struct Looked {
     /// Whether it was asked: what is never asked is not limited, and costs nobody else.
     asked: bool,
     at: Duration,
+    /// When it was asked, with a look.
+    question: Duration,
     /// Its processor time.
     busy: Duration,
 }
@@ -49,6 +51,7 @@ std::thread_local! {
             began: false,
             asked: false,
             at: Duration::ZERO,
+            question: Duration::ZERO,
             busy: Duration::ZERO,
         })
     };
@@ -106,11 +109,13 @@ impl CpuLimit {
         let clock = self.env.clock();
         let looked = LOOKED.get();
         let now = clock.now();
-        if looked.asked && now.saturating_sub(looked.at) < LOOK {
+        // Not since what it did was charged: that may be all the time, for other reasons.
+        if looked.asked && now.saturating_sub(looked.question) < LOOK {
             return;
         }
         LOOKED.set(Looked {
             asked: looked.began,
+            question: now,
             ..looked
         });
         let due = self.charge();
@@ -317,6 +322,22 @@ mod tests {
         // The clock is one for both threads: the first is charged that work as well.
         let waited = fake.millis() - before;
         assert!((5_500..6_100).contains(&waited), "{waited}");
+    }
+
+    /// Work that is interrupted by other waits all the time is limited as well.
+    #[test]
+    fn who_is_charged_often_is_asked_all_the_same() {
+        let (fake, limit) = limited(Some(0.5));
+        let _working = limit.begin();
+        limit.ask(WANTED);
+        let began = fake.millis();
+        for _ in 0..2_000 {
+            fake.work(1);
+            limit.aside(|| ());
+            limit.ask(WANTED);
+        }
+        let took = fake.millis() - began;
+        assert!((3_200..4_400).contains(&took), "{took}");
     }
 
     #[test]

@@ -173,9 +173,11 @@ impl Core {
         if !others() && !due && self.has_room_for_graph(info, memtable, contents.rows())? {
             let cpu = &self.outputs.cpu;
             let _working = cpu.begin();
-            let is_over = || closing() || others();
+            let dropped = || info.dropped.load(Ordering::Acquire);
+            let is_over = || closing() || others() || dropped();
             let give_up = || {
-                let waits = || self.budget.holds_writers();
+                let others_wait = || !self.options.auto_compact && self.others_wait();
+                let waits = || self.budget.holds_writers() || others_wait();
                 match waits() {
                     true => cpu.forgive(),
                     false => cpu.ask(&|| is_over() || waits()),

@@ -102,7 +102,10 @@ impl Core {
             self.wake_others();
             let done = self.merge(&chosen, &claim, &asked);
             drop(claim);
-            self.wake_others();
+            // What failed or was cancelled would be begun again at once.
+            if matches!(done, Ok(true)) {
+                self.wake_others();
+            }
             if let Some(done) = lacking.judge(&chosen, done) {
                 return done;
             }

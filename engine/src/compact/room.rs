@@ -28,11 +28,15 @@ impl Core {
         // Asked first: what they write before the look at the disk counts twice.
         let others = claim.reserve(needed);
         match self.free_bytes()? {
-            Some(free) if free < needed.saturating_add(others) => Err(Error::Busy(format!(
-                "a merge needs {needed} free bytes, others that run {others}, {} has {free}; \
-                 make room",
-                self.dir.display()
-            ))),
+            Some(free) if free < needed.saturating_add(others) => {
+                // Nothing of it is written: others need not count it.
+                claim.end_output();
+                Err(Error::Busy(format!(
+                    "a merge needs {needed} free bytes, others that run {others}, {} has {free}; \
+                     make room",
+                    self.dir.display()
+                )))
+            }
             _ => Ok(()),
         }
     }

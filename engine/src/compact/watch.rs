@@ -109,6 +109,16 @@ impl MergeWatch<'_> {
         self.ended.lock().unwrap_or(CancelReason::Closing)
     }
 
+    /// Whether that was why it ended. Other merges may have taken care of what outran it since.
+    pub(super) fn was_outrun(&self) -> bool {
+        *self.ended.lock() == Some(CancelReason::Outrun)
+    }
+
+    /// The same of a drop, which may have failed since.
+    pub(super) fn was_dropped(&self) -> bool {
+        *self.ended.lock() == Some(CancelReason::Dropped)
+    }
+
     fn is_unwanted(&self) -> bool {
         self.why_unwanted().is_some()
     }
@@ -166,14 +176,14 @@ impl MergeWatch<'_> {
     }
 
     /// Whether the collection is being dropped.
-    pub(super) fn is_dropped(&self) -> bool {
+    fn is_dropped(&self) -> bool {
         self.info.dropped.load(Ordering::Acquire)
     }
 
     /// Whether as many rows came without a graph as this merge has. Without its
     /// graph it is done soon, and they are merged with it; otherwise segments
     /// would pile up for as long as the graph takes.
-    pub(super) fn is_outrun(&self) -> bool {
+    fn is_outrun(&self) -> bool {
         let (view, _) = self.core.published.get();
         let collection = view.collections.get(&self.info.id);
         let segments = collection.map_or(&[][..], |c| &c.version.segments);
