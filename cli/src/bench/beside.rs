@@ -67,15 +67,6 @@ struct Look {
     anon_mb: Option<f64>,
 }
 
-/// Ends the other threads, also when the load panics.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 impl<'a> Beside<'a> {
     fn new(db: &'a Db, collection: &'a Collection) -> Self {
         Self {
@@ -145,7 +136,7 @@ impl Searches {
                 self.search(&beside, u64::MAX)
             });
             let looker = scope.spawn(|| beside.look_until_the_end());
-            let end = End(&beside.is_over);
+            let end = memory::End(&beside.is_over);
             let done = work(&beside);
             drop(end);
             (done, searcher.join(), looker.join())

@@ -141,10 +141,7 @@ fn run(
     searches: Option<&Searches>,
     (db_dir, held): (&Path, Held),
 ) -> Result<Ingest, Failure> {
-    let mut options = Options::default();
-    if let Some(mib) = args.budget {
-        options = options.memory_budget(usize::try_from(mib << 20).unwrap_or(usize::MAX));
-    }
+    let options = memory::within(Options::default(), args.budget);
     let before = Before {
         held,
         cpu_s: cpu::seconds(),

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use esker::Options;
+
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -51,12 +53,20 @@ pub(super) fn with_peak_anon<T>(work: impl FnOnce() -> T) -> (T, Option<f64>) {
     })
 }
 
-/// Ends the looks, also when the work panics.
-struct End<'a>(&'a AtomicBool);
+/// Tells threads beside some work that it is over, also when it panics.
+pub(super) struct End<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Options with a memory budget of so many MiB, if one is asked for.
+pub(super) fn within(options: Options, mib: Option<u64>) -> Options {
+    match mib {
+        Some(mib) => options.memory_budget(usize::try_from(mib << 20).unwrap_or(usize::MAX)),
+        None => options,
     }
 }
 

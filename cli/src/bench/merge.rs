@@ -68,7 +68,8 @@ pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
         }
     }
     for (at, l) in args.l.iter().enumerate() {
-        print_report(&line(args, &load, (at, *l), &built, &kept), args.json)?;
+        let figures = line(args, (&load, first), (at, *l), &built, &kept);
+        print_report(&figures, args.json)?;
     }
     Ok(())
 }
@@ -76,7 +77,7 @@ pub(crate) fn merge(args: &BenchMerge) -> Result<(), Failure> {
 /// What was measured, with one size of the search list.
 fn line(
     args: &BenchMerge,
-    load: &Load,
+    (load, first): (&Load, u64),
     (at, l): (usize, u64),
     built: &[Merged],
     kept: &[Merged],
@@ -121,10 +122,7 @@ fn line(
     add("l", json!(l));
     add("k", json!(args.ask.k));
     add("rows", json!(load.rows));
-    add(
-        "kept_rows",
-        json!((load.rows as f64 * args.split).round() as u64),
-    );
+    add("kept_rows", json!(first));
     add("inputs", json!(kept.first().map(|merged| merged.inputs)));
     add("dimension", json!(load.dimension));
     Value::Object(line)
@@ -151,12 +149,10 @@ fn measure(
     (dir, reuse): (&Path, bool),
     judge: &mut Judge<'_>,
 ) -> Result<Merged, Failure> {
-    let mut options = Options::default()
+    let options = Options::default()
         .auto_compact(false)
         .graph(GraphOptions::new().reuse(reuse));
-    if let Some(mib) = args.budget {
-        options = options.memory_budget(usize::try_from(mib << 20).unwrap_or(usize::MAX));
-    }
+    let options = memory::within(options, args.budget);
     let (db, collection) = load.create_with(dir, options)?;
     load.write(&db, &collection, 0..first)?;
     db.flush()?;

@@ -131,10 +131,11 @@ impl<'a> Kept<'a> {
         let _ordering = vectors.meter().map(|meter| meter.hold(ordering));
         let lay = self.graph.order().map(<[u32]>::to_vec);
         let lay = lay.unwrap_or_else(|| self.live().collect());
+        let new_rows = new.len() as u32;
         Ok(Extended {
-            order: order(&lay, &adjacency, &new, is_new),
+            order: order(lay, &adjacency, new, is_new),
             adjacency,
-            new_rows: new.len() as u32,
+            new_rows,
         })
     }
 
@@ -353,9 +354,13 @@ fn insert(new: &[u32], l: usize, builder: &mut Builder<'_>) -> Result<(), Segmen
 
 /// Kept rows as they `lay`, new ones each behind the row that its edges name first of those
 /// that have their place.
-fn order(lay: &[u32], graph: &Adjacency, new: &[u32], is_new: impl Fn(u32) -> bool) -> Vec<u32> {
-    let mut out = lay.to_vec();
-    let mut waiting = new.to_vec();
+fn order(
+    lay: Vec<u32>,
+    graph: &Adjacency,
+    new: Vec<u32>,
+    is_new: impl Fn(u32) -> bool,
+) -> Vec<u32> {
+    let (mut out, mut waiting) = (lay, new);
     let mut has_place: Vec<bool> = (0..graph.rows()).map(|row| !is_new(row)).collect();
     while !waiting.is_empty() {
         let anchor = |row: u32| {

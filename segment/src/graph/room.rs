@@ -6,12 +6,12 @@
 //! build takes and which edges it chooses, never what is stored of a row. Must not know:
 //! who allows how much.
 
-use super::{GraphParams, LEAST_LEAF_ROWS};
+use super::{GraphParams, LEAST_LEAF_ROWS, pipnn};
 use crate::metric::Metric;
 use crate::writer::RowSource;
 
 /// Bytes of a row's candidates, and of its longest list of edges in neighbours of R.
-const CANDIDATE_BYTES: u64 = 48 * 8;
+const CANDIDATE_BYTES: u64 = pipnn::CANDIDATE_BYTES as u64;
 const EDGE_BYTES: f64 = 1.3 * 4.0;
 /// Bytes of a code beside its components.
 const CODE_FACTORS: u64 = 8;

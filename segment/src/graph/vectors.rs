@@ -96,17 +96,28 @@ impl<'a> BuildVectors<'a> {
             }
         }
         let dimension = dimension as usize + usize::from(metric == Metric::InnerProduct);
-        Ok(Self {
+        let space = (metric, dimension, largest);
+        Ok(Self::new(space, count, Components::InPlace(rows), meter))
+    }
+
+    /// No codes yet.
+    fn new(
+        (metric, dimension, largest): (Metric, usize, f64),
+        count: u32,
+        components: Components<'a>,
+        meter: Option<&Meter>,
+    ) -> Self {
+        Self {
             dimension,
             count,
             metric,
             largest,
-            components: Components::InPlace(rows),
+            components,
             coded: None,
             leaves_by_codes: false,
             meter: meter.cloned(),
             kernel: Distance::new(Kernel::L2, Some(dimension)),
-        })
+        }
     }
 
     /// Some of the rows as all rows of others, in memory.
@@ -118,17 +129,9 @@ impl<'a> BuildVectors<'a> {
             // Both are of the dimension.
             place.copy_from_slice(&self.row(*row));
         }
-        Ok(BuildVectors {
-            dimension: self.dimension,
-            count: rows.len() as u32,
-            metric: self.metric,
-            largest: self.largest,
-            components: Components::Held(components),
-            coded: None,
-            leaves_by_codes: false,
-            meter: self.meter.clone(),
-            kernel: Distance::new(Kernel::L2, Some(self.dimension)),
-        })
+        let space = (self.metric, self.dimension, self.largest);
+        let (count, components) = (rows.len() as u32, Components::Held(components));
+        Ok(BuildVectors::new(space, count, components, self.meter()))
     }
 
     /// Room for all vectors as they are stored, if this holds so much.
@@ -175,17 +178,8 @@ impl<'a> BuildVectors<'a> {
         for (last, norm) in places.filter_map(<[f32]>::last_mut).zip(norms) {
             *last = one_more(largest, norm);
         }
-        Ok(Self {
-            dimension,
-            count,
-            components: Components::Held(components),
-            coded: None,
-            leaves_by_codes: false,
-            meter: meter.cloned(),
-            metric,
-            largest,
-            kernel: Distance::new(Kernel::L2, Some(dimension)),
-        })
+        let space = (metric, dimension, largest);
+        Ok(Self::new(space, count, Components::Held(components), meter))
     }
 
     #[cfg(test)]

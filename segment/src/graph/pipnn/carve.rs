@@ -71,12 +71,13 @@ impl Leaders {
             keys,
             near,
         } = scratch;
+        let origin = vectors.origin_of_leaf(origin);
         let mut rows = rows.peekable();
         let mut place = 0;
         while rows.peek().is_some() {
             some.clear();
             some.extend(rows.by_ref().take(BLOCK));
-            block.gather(vectors, some, &vectors.origin_of_leaf(origin));
+            block.gather(vectors, some, &origin);
             // Whatever is there already is written over.
             keys.resize(block.norms.len() * self.rows.len(), 0.0);
             products(

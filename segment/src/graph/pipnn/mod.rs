@@ -48,6 +48,10 @@ const WAVE_SHARE: u32 = 8;
 /// The same share of the rows that have candidates at once, if these are not all.
 const PART_MEMBERS: u32 = 2;
 
+/// Candidates of a row by default, and bytes of all of them.
+const CANDIDATES: usize = 48;
+pub(super) const CANDIDATE_BYTES: usize = CANDIDATES * (size_of::<u32>() + size_of::<f32>());
+
 /// The measures of leaves and lists (docs/decisions/0009).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -73,7 +77,7 @@ impl Default for Shape {
             parts: 3,
             leaf_rows: (32, 128, 256),
             nearest: 6,
-            candidates: 48,
+            candidates: CANDIDATES,
         }
     }
 }
