@@ -370,6 +370,7 @@ impl Threads {
                 Ok(handle) if matches!(work, Work::Events) => threads.listener = Some(handle),
                 Ok(handle) => threads.workers.push(handle),
                 Err(error) => {
+                    core.cancel.store(true, Ordering::Release);
                     core.closed.store(true, Ordering::Release);
                     threads.join(core);
                     return Err(error);

@@ -29,6 +29,7 @@ use crate::events::{Job, Kind};
 use crate::files::discard;
 use crate::running::Claim;
 use crate::segment_file::{LiveSegment, Readable, SegmentFile};
+use crate::sync::counter::AtomicU64;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::view::Version;
 
@@ -51,7 +52,7 @@ impl Core {
             claim,
             origin: asked.origin,
             leave: asked.leave.clone(),
-            first_new: self.numbers.peek(),
+            first_new: AtomicU64::new(self.numbers.peek()),
             rows: inputs.iter().map(LiveSegment::live_rows).sum(),
             builds: AtomicBool::new(false),
             job: &Job::begin(Kind::Merge, &self.counters, self.env.clock()),
@@ -77,6 +78,7 @@ impl Core {
         inputs: &[LiveSegment],
         watch: &MergeWatch<'_>,
     ) -> Result<Option<Merged>> {
+        self.check_writable()?;
         self.check_headroom(watch.info, inputs, watch.claim)?;
         let output = self.write_merged(watch.info, inputs, watch)?;
         self.commit_merge(inputs, output, watch)
@@ -180,6 +182,10 @@ impl Core {
         };
         merged.rows_superseded = deleted.len();
         let removed: Vec<_> = inputs.iter().map(LiveSegment::id).collect();
+        if let Some(output) = &output {
+            // Nobody merges it before it was told where it comes from.
+            watch.claim.keep(output.meta.id);
+        }
         let of_output = output.as_ref().filter(|_| !deleted.is_empty());
         let change = VersionChange {
             collection: id,

@@ -136,6 +136,8 @@ pub(crate) struct Core {
     pub(crate) merges: MergeControl,
     /// Callers that wait for a full merge of all collections.
     pub(crate) full_merges: AtomicUsize,
+    /// Callers that wait for flushes.
+    pub(crate) flush_callers: AtomicUsize,
     pub(crate) scratches: ScratchPool,
     pub(crate) scrubber: Scrubber,
     /// Held until the last handle and thread are gone, or until `close`.

@@ -21,7 +21,7 @@ use crate::events::{Event, FlushFailure, FlushReport, Job, Kind};
 use crate::manifest::Field;
 use crate::memtable::Memtable;
 use crate::segments::Written;
-use crate::sync::{Ordering, PinArc};
+use crate::sync::{AtomicUsize, Ordering, PinArc};
 use crate::view::{CollectionView, ReadView, Version};
 
 pub(crate) use contents::{Contents, MemtableRows, Superseded, changed_deletions, resolve_since};
@@ -32,6 +32,22 @@ struct Flushing<'a> {
     memtable: &'a Memtable,
     base: &'a Version,
     job: Job<'a>,
+}
+
+/// Somebody who waits for flushes.
+struct FlushCaller<'a>(&'a AtomicUsize);
+
+impl<'a> FlushCaller<'a> {
+    fn of(core: &'a Core) -> Self {
+        core.flush_callers.fetch_add(1, Ordering::AcqRel);
+        Self(&core.flush_callers)
+    }
+}
+
+impl Drop for FlushCaller<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Core {
@@ -70,9 +86,10 @@ impl Core {
         self.tell(|| Event::FlushFailed(FlushFailure::new(info, job, time, error)));
     }
 
-    /// Freezes and flushes all that there is.
+    /// Freezes and flushes all that there is, for a caller who waits for it.
     pub(crate) fn flush_now(&self) -> Result<()> {
         self.check_writable()?;
+        let _waits = FlushCaller::of(self);
         self.freeze_all();
         let flushed = self.flush_all();
         self.signals.compact.notify();
@@ -177,7 +194,8 @@ impl Core {
             let is_over = || closing() || others() || dropped();
             let give_up = || {
                 let others_wait = || !self.options.auto_compact && self.others_wait();
-                let waits = || self.budget.holds_writers() || others_wait();
+                let caller_waits = || self.flush_callers.load(Ordering::Acquire) > 0;
+                let waits = || self.budget.holds_writers() || caller_waits() || others_wait();
                 match waits() {
                     true => cpu.forgive(),
                     false => cpu.ask(&|| is_over() || waits()),
@@ -266,6 +284,8 @@ impl Core {
         if planted("flush.mark_superseded") {
             superseded.clear();
         }
+        // What a merge has replaced since holds them no longer.
+        superseded.retain(|id, _| collection.version.segments.iter().any(|s| s.id() == *id));
         let changed = changed_deletions(&collection.version, &superseded)?;
         let rows = superseded.values().map(|rows| rows.len() as u64).sum();
         let first_log = self.first_log_without(Some(memtable));

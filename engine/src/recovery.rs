@@ -330,6 +330,7 @@ impl Opening {
             cancel: AtomicBool::new(false),
             merges,
             full_merges: AtomicUsize::new(0),
+            flush_callers: AtomicUsize::new(0),
             scratches: ScratchPool::default(),
             scrubber: Scrubber::default(),
             lock: Mutex::new(Some(lock).filter(|_| !planted("open.lock"))),

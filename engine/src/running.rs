@@ -48,6 +48,8 @@ struct Held {
     /// Somebody compacts: all that there is in the scope is his.
     compacts: bool,
     inputs: Vec<SegmentId>,
+    /// From before it is published until the claim ends, or claims other inputs.
+    output: Option<SegmentId>,
     /// Bytes of the output that are still to be written.
     to_write: Arc<AtomicU64>,
 }
@@ -55,7 +57,7 @@ struct Held {
 /// What others have.
 #[derive(Default)]
 pub(crate) struct Taken {
-    /// Inputs of running merges.
+    /// Inputs of running merges, and outputs that were not told of yet.
     pub(crate) segments: Vec<SegmentId>,
     compacted: Vec<Scope>,
 }
@@ -79,7 +81,9 @@ impl State {
         let others = self.claims.iter().filter(|(n, _)| Some(**n) != without);
         let mut taken = Taken::default();
         for (_, held) in others {
-            taken.segments.extend(&held.inputs);
+            taken
+                .segments
+                .extend(held.inputs.iter().chain(&held.output));
             taken.compacted.extend(held.compacts.then_some(held.scope));
         }
         taken
@@ -97,8 +101,13 @@ impl State {
     }
 
     fn may_compact(&self, scope: Scope, limit: usize) -> bool {
+        self.claims.len() < limit && self.is_free(scope)
+    }
+
+    /// Whether nobody merges in the scope.
+    fn is_free(&self, scope: Scope) -> bool {
         let mut held = self.claims.values();
-        self.claims.len() < limit && !held.any(|held| overlap(held.scope, scope))
+        !held.any(|held| overlap(held.scope, scope))
     }
 }
 
@@ -179,6 +188,7 @@ impl RunningMerges {
             scope,
             compacts,
             inputs,
+            output: None,
             to_write: Arc::clone(&to_write),
         };
         state.claims.insert(number, held);
@@ -201,12 +211,19 @@ impl RunningMerges {
         state.has_room(self.limit) && !state.taken(None).is_compacted(collection)
     }
 
+    /// Whether somebody waits to compact what nobody merges, because as many run as may.
+    pub(crate) fn keep_others_out(&self) -> bool {
+        let state = self.state.lock();
+        let mut waiting = state.waiting.values();
+        state.claims.len() >= self.limit && waiting.any(|scope| state.is_free(*scope))
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.state.lock().claims.len()
     }
 
-    /// Inputs of running merges.
+    /// What running merges have claimed.
     pub(crate) fn inputs(&self) -> Vec<SegmentId> {
         self.state.lock().taken(None).segments
     }
@@ -263,9 +280,17 @@ impl Claim<'_> {
             None => (Vec::new(), None),
         };
         if let Some(held) = state.claims.get_mut(&self.number) {
-            held.inputs = inputs;
+            (held.inputs, held.output) = (inputs, None);
         }
         chosen
+    }
+
+    /// The output is claimed as well, until the merge is told of.
+    pub(crate) fn keep(&self, output: SegmentId) {
+        let mut state = self.running.state.lock();
+        if let Some(held) = state.claims.get_mut(&self.number) {
+            held.output = Some(output);
+        }
     }
 
     /// The output takes so many bytes at most. What all others still write.
@@ -303,5 +328,46 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.running.state.lock().claims.remove(&self.number);
         self.running.changed.notify_all();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const COLLECTION: CollectionId = CollectionId(1);
+
+    /// Nobody merges an output before its merge was told of, which ends with the claim.
+    #[test]
+    fn an_output_is_claimed_until_its_merge_is_over() {
+        let running = RunningMerges::new(2);
+        let taken = |of: &RunningMerges| {
+            let mut all = Vec::new();
+            let begun = of.begin(|taken| {
+                all.clone_from(&taken.segments);
+                None::<(_, _, ())>
+            });
+            assert!(begun.is_none());
+            all
+        };
+        let inputs = [1, 2].map(SegmentId).to_vec();
+        let begun = running.begin(|_| Some((COLLECTION, inputs, ())));
+        let (claim, ()) = begun.expect("there is room");
+        claim.keep(SegmentId(3));
+        assert_eq!(taken(&running), [1, 2, 3].map(SegmentId));
+        assert_eq!(running.by_merge(), [[1, 2].map(SegmentId)]);
+        drop(claim);
+        assert_eq!(taken(&running), []);
+        // Who compacts goes on with what he made.
+        let claim = running.compact(Some(COLLECTION), None).expect("is free");
+        for output in 4..6 {
+            let chosen = claim.choose(|taken| {
+                assert_eq!(taken.segments, []);
+                Some((vec![SegmentId(output - 1)], ()))
+            });
+            assert!(chosen.is_some());
+            claim.keep(SegmentId(output));
+            assert_eq!(taken(&running), [output - 1, output].map(SegmentId));
+        }
     }
 }

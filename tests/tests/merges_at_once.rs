@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use esker::{
-    Background, CancelReason, Collection, CollectionOptions, CompactOptions, Db, Error, Event,
-    GraphOptions, MergePlan, Metric, Options, SegmentId, Stats,
+    Background, CancelReason, CancelToken, Collection, CollectionOptions, CompactOptions, Db,
+    Error, Event, GraphOptions, MergePlan, Metric, Options, SegmentId, Stats,
 };
 use esker_tests::load::{delete, put, uniform};
 use esker_tests::sim::{Call, CallKind, Crash, SimEnv};
@@ -378,6 +378,146 @@ fn a_compaction_waits_for_no_merge_of_another_collection() {
     assert_eq!(merges(&events), (2, 2, 2));
     let cancelled = |e: &Event| matches!(e, Event::MergeCancelled(_));
     assert!(!events.iter().any(cancelled), "{events:#?}");
+}
+
+/// Who pauses merges and then compacts what is not being merged does not wait for the end of
+/// his own pause.
+#[test]
+fn a_paused_merge_leaves_its_place_to_who_compacts_another_collection() {
+    for merges_at_once in [1, 2] {
+        let live = Live::new(14, options(merges_at_once));
+        live.due("a", 0);
+        live.flush("b", 0..20);
+        live.flush("b", 20..40);
+        let inside = live.clone();
+        let compacting = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&compacting);
+        live.in_a_merge(output_begins, move || {
+            let token = CancelToken::new();
+            let only = CompactOptions::new().collection("b").cancel(&token);
+            let pause = inside.db.pause_merges();
+            let (send, done) = channel();
+            let waits = std::thread::spawn(move || {
+                let compacted = inside.db.compact_with(&only);
+                drop(pause);
+                let _ = send.send(());
+                compacted
+            });
+            // Else it would never end.
+            std::thread::spawn(move || match done.recv_timeout(PATIENCE) {
+                Ok(()) => {}
+                Err(_) => token.cancel(),
+            });
+            *slot.lock().unwrap() = Some(waits);
+        });
+        live.step();
+        let waits = compacting.lock().unwrap().take().expect("the hook ran");
+        waits.join().expect("no panic").expect("compacted");
+        // Where there is another place, nothing is lost.
+        let gave_way = |e: &Event| matches!(e, Event::MergeCancelled(end) if end.reason == CancelReason::GaveWay);
+        let events = live.heard.take();
+        assert_eq!(
+            events.iter().any(gave_way),
+            merges_at_once == 1,
+            "{events:#?}"
+        );
+        merges(&events);
+        live.check_idle();
+        assert_eq!(live.stats().segments, 2);
+    }
+}
+
+/// What small flushes made while a merge was paused does not outrun it.
+#[test]
+fn what_comes_during_a_pause_outruns_no_merge() {
+    let live = Live::new(15, options(1));
+    live.due("c", 0);
+    let inside = live.clone();
+    live.in_a_merge(output_begins, move || {
+        let pause = inside.db.pause_merges();
+        inside.due("c", 1_000);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            drop(pause);
+        });
+    });
+    assert!(live.step());
+    let stats = live.stats();
+    assert_eq!(
+        (stats.merges, stats.graphs_built),
+        (1, 1),
+        "it has its graph"
+    );
+    live.check_idle();
+}
+
+/// A flush says how many rows it replaced, also if a merge took them elsewhere meanwhile.
+#[test]
+fn a_flush_beside_a_merge_counts_each_row_once() {
+    let live = Live::new(16, options(1));
+    live.due("c", 0);
+    live.heard.take();
+    let inside = live.clone();
+    let (merged, waits_for_merge) = channel::<()>();
+    let flushing = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&flushing);
+    live.in_a_merge(output_begins, move || {
+        let (began, has_begun) = channel();
+        inside.in_a_merge(output_begins, move || {
+            began.send(()).expect("somebody waits");
+            waits_for_merge.recv_timeout(PATIENCE).expect("merged");
+        });
+        let flushed = std::thread::spawn(move || inside.flush("c", 10..20));
+        has_begun.recv_timeout(PATIENCE).expect("the flush began");
+        *slot.lock().unwrap() = Some(flushed);
+    });
+    assert!(live.step());
+    assert_eq!(live.stats().merges, 1);
+    merged.send(()).expect("somebody waits");
+    let flushed = flushing.lock().unwrap().take().expect("the hook ran");
+    flushed.join().expect("flushed");
+    let events = live.heard.take();
+    let superseded = events.iter().find_map(|e| match e {
+        Event::FlushDone(flush) => Some(flush.superseded_rows),
+        _ => None,
+    });
+    assert_eq!(superseded, Some(10), "{events:#?}");
+    live.check_idle();
+}
+
+/// The second merge of a compaction has the room that the first one's inputs took.
+#[test]
+fn a_compaction_has_the_room_of_what_it_merged() {
+    const WIDE: usize = 256;
+    const ROWS: u64 = 160;
+    let live = Live::new(17, options(1).auto_compact(false));
+    let rows = uniform(17, ROWS as usize, WIDE);
+    let names = ["a", "b"];
+    for name in names {
+        let wide = CollectionOptions::new(WIDE as u32, Metric::L2);
+        let c = live.db.create_collection(name, wide).expect("made");
+        for four in 0..4 {
+            let keys = (0..ROWS).filter(|key| key % 4 == four);
+            let put_rows = keys.map(|key| (key, rows[key as usize].as_slice()));
+            put(&live.db, &c, put_rows).expect("written");
+            live.db.flush().expect("flushed");
+        }
+    }
+    let used = live.stats().segment_bytes;
+    // One output, and half of what another would take beside both collections' inputs.
+    let graph = ROWS * (12 * 4 + WIDE as u64 + 16);
+    let free = (16 << 20) + used / 2 + 3 * graph;
+    assert!(2 * graph < used / 2);
+    let log = live.stats().log_bytes;
+    live.env.set_capacity(Some(used + log + free));
+    live.db.compact().expect("there is room");
+    assert_eq!((live.stats().merges, live.stats().segments), (2, 2));
+    live.env.set_capacity(None);
+    for name in names {
+        let c = live.db.collection(name).expect("there");
+        assert_eq!(c.len().expect("counts"), ROWS);
+    }
+    assert!(live.db.verify().expect("verifies").is_ok());
 }
 
 /// What is flushed while a collection is compacted is merged afterwards, in others at once.

@@ -79,7 +79,12 @@ impl Lacking {
 impl Core {
     /// Does the most pressing merge that no other has, if one is due and may run.
     pub(crate) fn compact_step(&self) -> Result<bool> {
-        if !self.options.auto_compact || self.merges.is_paused() || self.poison.is_set() {
+        if self.poison.is_set() {
+            return Ok(false);
+        }
+        // What the merge before left behind: a flush, which does this as well, may take long.
+        self.garbage.collect(self.storage());
+        if !self.options.auto_compact || self.merges.is_paused() {
             return Ok(false);
         }
         let asked = Asked {

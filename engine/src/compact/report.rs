@@ -72,7 +72,8 @@ impl Core {
     ) -> MergePlan {
         let plan = MergePlan::new(self.merges.begin(), info, reason.into(), inputs);
         if self.events.is_wanted() {
-            // Whoever made an input has told of it once it let the guard go.
+            // Who flushed an input has told of it once he let the guard go; who merged one
+            // claims it until he has.
             drop(self.manifest.lock());
         }
         self.tell(|| Event::MergeBegun(plan.clone()));

@@ -25,6 +25,8 @@ impl Core {
         let rows: u64 = inputs.iter().map(LiveSegment::live_rows).sum();
         let files: u64 = inputs.iter().map(|s| s.file.meta.len).sum();
         let needed = self.bytes_of_output(info, files, rows);
+        // What merges before this one left behind takes room until it is unlinked.
+        self.garbage.collect(self.storage());
         // Asked first: what they write before the look at the disk counts twice.
         let others = claim.reserve(needed);
         match self.free_bytes()? {

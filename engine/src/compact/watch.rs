@@ -14,6 +14,7 @@ use crate::events::{CancelReason, Job};
 use crate::merges::Leave;
 use crate::running::Claim;
 use crate::segment_file::LiveSegment;
+use crate::sync::counter::AtomicU64;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering};
 
 /// Who wants a merge.
@@ -74,8 +75,8 @@ pub(super) struct MergeWatch<'a> {
     pub(super) info: &'a CollectionInfo,
     pub(super) claim: &'a Claim<'a>,
     pub(super) origin: Origin,
-    /// Segments from this number on came after the merge was planned.
-    pub(super) first_new: u64,
+    /// Segments from this number on came after the merge was planned, or last paused.
+    pub(super) first_new: AtomicU64,
     pub(super) rows: u64,
     pub(super) leave: Leave,
     /// Whether it builds a graph now.
@@ -94,6 +95,8 @@ impl MergeWatch<'_> {
         if merges.is_paused() {
             let wait = || merges.wait_for_resume(&self.leave, clock, &|| self.is_over());
             self.cpu().aside(wait);
+            let next = self.core.numbers.peek();
+            self.first_new.store(next, Ordering::Relaxed);
         }
         self.cpu().ask(&|| self.is_unwanted());
         let why = self.why_unwanted();
@@ -171,8 +174,12 @@ impl MergeWatch<'_> {
         &self.core.outputs.cpu
     }
 
+    /// Also, while it is paused, to who compacts other collections and only wants its place.
     fn gives_way(&self) -> bool {
-        self.origin == Origin::Background && self.core.full_merge_announced(self.info)
+        let core = self.core;
+        let is_in_the_way = || core.merges.is_paused() && core.running.keep_others_out();
+        self.origin == Origin::Background
+            && (core.full_merge_announced(self.info) || is_in_the_way())
     }
 
     /// Whether the collection is being dropped.
@@ -187,8 +194,8 @@ impl MergeWatch<'_> {
         let (view, _) = self.core.published.get();
         let collection = view.collections.get(&self.info.id);
         let segments = collection.map_or(&[][..], |c| &c.version.segments);
-        let is_new =
-            |s: &&LiveSegment| s.id().0 >= self.first_new && s.file.has_graph() == Some(false);
+        let first_new = self.first_new.load(Ordering::Relaxed);
+        let is_new = |s: &&LiveSegment| s.id().0 >= first_new && s.file.has_graph() == Some(false);
         let rows = |taken: &[SegmentId]| {
             let new = segments.iter().filter(is_new);
             let free = new.filter(|s| !taken.contains(&s.id()));

@@ -30,7 +30,8 @@ impl Db {
     /// Keeps background merges from beginning, and one that runs from going on, until
     /// the guard is dropped. What a merge has done is kept meanwhile, with the memory that
     /// it holds. Flushes go on and build their graphs, so that segments gather;
-    /// [`Db::compact`] merges all the same. Pauses may overlap.
+    /// [`Db::compact`] merges all the same, and takes the place of a merge that is paused if
+    /// no more may run. Pauses may overlap.
     #[must_use]
     pub fn pause_merges(&self) -> MergePause {
         self.handle.core.merges.pause();
@@ -46,7 +47,7 @@ impl Db {
     }
 
     /// As [`Db::compact`], for one collection or until it is cancelled. Who compacts one
-    /// waits for a merge of another that runs.
+    /// waits for merges of others if as many run as may ([`Options::background_merges`](crate::Options)).
     ///
     /// # Errors
     /// As [`Db::compact`]; `Busy` if it was cancelled; `Invalid` if there is no

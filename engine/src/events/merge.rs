@@ -142,7 +142,8 @@ pub struct MergeReport {
 pub enum CancelReason {
     /// `Db::cancel_merges`, or the token of the compaction.
     Asked,
-    /// Somebody wants to compact the collection.
+    /// Somebody wants to compact the collection; or another, for which there was no place
+    /// while this merge was paused.
     GaveWay,
     /// As many rows came without a graph as it had: they are merged together.
     Outrun,

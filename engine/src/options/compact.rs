@@ -5,9 +5,9 @@
 use super::{CancelToken, Options};
 use crate::error::{Error, Result};
 
-/// Merges at a time. Each holds the vectors of its inputs while it makes a graph, and its
-/// threads are as many as the machine has processors: a second one doubles the memory and
-/// halves the speed of the first.
+/// Merges at a time. Each holds the edges and codes of its output while it makes a graph, and its
+/// threads are as many as the machine has processors: a second one takes memory for its
+/// own, half of what the first may hold beside them, and half of its speed.
 pub const DEFAULT_BACKGROUND_MERGES: usize = 1;
 /// Most merges at a time.
 pub const MAX_BACKGROUND_MERGES: usize = 16;
@@ -54,8 +54,9 @@ impl Options {
     /// Merges that may run at once: of different collections, or of different segments of
     /// one. A compaction that a caller waits for is one of them: it has its collections for
     /// itself, and merges one after another. So a small merge need not wait for a large one,
-    /// behind which segments would gather; but memory for graphs (`MemoryStats::builds`) adds
-    /// up, each has [`Options::build_threads`] of its own, and all share
+    /// behind which segments would gather; but edges and codes (`MemoryStats::builds`) add up, each may
+    /// hold only its part of [`Options::memory_budget`] beside them, even if it is the only one
+    /// that runs, and takes longer where that is little, and each has [`Options::build_threads`] of its own, and all share
     /// [`Options::merge_bytes_per_second`]. Under [`Background::Manual`](super::Background)
     /// as many run as threads of the host call `Db::run_background_step`. 1 to
     /// [`MAX_BACKGROUND_MERGES`]; default [`DEFAULT_BACKGROUND_MERGES`].
@@ -86,8 +87,8 @@ impl Options {
     /// half a core idle, or to others, where there is nothing else to do; what was left
     /// unused may be made up for within 200 ms. What ends a merge ends its waits, at the
     /// latest after 20 ms. A flush is limited only while it builds a graph, and not while
-    /// writers are slowed or wait for memory, or another flush waits for it; but
-    /// `Db::flush` waits for a graph as long as it takes. Compactions that callers wait for
+    /// writers are slowed or wait for memory, another flush waits for it, or a caller waits
+    /// for flushes. Compactions that callers wait for
     /// are limited as well; an open, a verification and searches are not. The time of the
     /// processor is what Linux counts for each thread; elsewhere a thread is taken to work
     /// while it waits, and merges take less than they may. Beside it, threads of background work run at

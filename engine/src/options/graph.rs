@@ -72,7 +72,9 @@ impl GraphOptions {
     }
 
     /// L of an insertion: 1 to 4,096, default [`DEFAULT_L_BUILD`]. Larger builds
-    /// better graphs more slowly. Only [`GraphBuilder::Insertion`] inserts.
+    /// better graphs more slowly. Graphs are inserted into with
+    /// [`GraphBuilder::Insertion`], if they are small, and for part of the rows of a merge that
+    /// has very little memory.
     #[must_use]
     pub fn l_build(mut self, rows: u32) -> Self {
         self.l_build = rows;

@@ -74,12 +74,17 @@ fn every_single_bit_flip_is_found_and_none_changes_an_answer() {
         let segment = Segment::open(memory(&file), &expected).unwrap();
         let intact = read_everything(&segment, &probes()).unwrap();
         assert_eq!(intact.walked.len(), if graph { 5 } else { 0 });
+        // What takes many times as long under a sanitizer.
+        let one_of_each_byte = option_env!("ESKER_TEST_ONE_BIT").is_some();
         let mut bad = file.clone();
         for at in 0..file.len() {
             for bit in 0..8 {
-                bad[at] ^= 1 << bit;
                 // The paged source on one bit of each byte: it is the slower one.
                 let paged = bit == at % 8;
+                if one_of_each_byte && !paged {
+                    continue;
+                }
+                bad[at] ^= 1 << bit;
                 check(
                     &bad,
                     &expected,
