@@ -250,7 +250,10 @@ fn a_flush_that_somebody_waits_for_is_not_limited() {
         }
         let stats = live.db.stats();
         // Who flushes all flushes a memtable that is too small for a graph, too.
-        assert_eq!((stats.flushes, stats.graphs_built), (1 + u64::from(called), 1));
+        assert_eq!(
+            (stats.flushes, stats.graphs_built),
+            (1 + u64::from(called), 1)
+        );
         let took = live.now() - began;
         let expected = if full || called { 10.0 } else { 100.0 };
         assert!(is_near(took, expected), "{full} {called}: {took:?}");

@@ -3,13 +3,17 @@
 //! Owns the descriptions. Invariants: what is out of use is not described; no file is
 //! opened to describe it. Must not know: what is chosen, and when.
 
-use esker_compaction::{GraphDescription, GraphState, MAX_ROWS, Policy, SegmentDescription};
+use esker_compaction::{GraphDescription, GraphState, MAX_ROWS, Plan, Policy, SegmentDescription};
 use esker_segment::SegmentId;
 use esker_wal::mutants::planted;
 
 use crate::core::Core;
 use crate::segment_file::{LiveSegment, SegmentFile};
 use crate::view::Version;
+
+/// A merge of so many times a segment's rows takes so long that the segment should have a
+/// graph meanwhile.
+const LONG_MERGE: u64 = 8;
 
 impl Core {
     pub(super) fn policy(&self) -> Policy {
@@ -22,7 +26,7 @@ impl Core {
     }
 
     /// Whether a new segment of this many rows, made of `inputs` or of none,
-    /// would at once be due for a merge, beside those that run.
+    /// would at once be due for a merge, beside those that run, which would soon be done.
     pub(crate) fn is_due(&self, version: &Version, inputs: &[LiveSegment], rows: u64) -> bool {
         const NEW: SegmentId = SegmentId(u64::MAX);
         let mut segments = self.describe_all(version);
@@ -38,7 +42,13 @@ impl Core {
             },
         });
         let plan = self.policy().choose(&segments, &self.running.inputs());
-        plan.is_some_and(|plan| plan.inputs.contains(&NEW))
+        let rows_of = |plan: &Plan| {
+            let inputs = segments.iter().filter(|s| plan.inputs.contains(&s.id));
+            inputs.map(|s| s.live_rows).fold(0, u64::saturating_add)
+        };
+        plan.is_some_and(|plan| {
+            plan.inputs.contains(&NEW) && rows_of(&plan) / LONG_MERGE < rows.max(1)
+        })
     }
 
     /// What there is to choose from: not what is out of use.

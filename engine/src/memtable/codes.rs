@@ -16,9 +16,9 @@ use crate::sync::{Mutex, OnceLock, Ordering};
 
 /// Rows of a chunk.
 pub(super) const CHUNK: u32 = 256;
-/// Components that one search encodes, in whole chunks, at least one: about a
+/// Components that one search encodes, in whole chunks, at least one: some tenths of a
 /// millisecond.
-const ENCODED_BY_A_SEARCH: usize = 1 << 17;
+const ENCODED_BY_A_SEARCH: usize = 1 << 15;
 /// Fewest components of vectors that have codes: below, a vector is hardly longer.
 const LEAST_DIMENSION: usize = 32;
 

@@ -11,6 +11,7 @@
 //! meets: what the damaged one gave so far has bounded the others.
 //! Must not know: who holds the view.
 
+mod drain;
 mod limits;
 mod scratch;
 
@@ -29,6 +30,7 @@ use crate::read::Reader;
 use crate::segment_file::Readable;
 use crate::sync::PinArc;
 use crate::top_k::TopK;
+use drain::is_live;
 use limits::Limits;
 use scratch::Scratch;
 pub(crate) use scratch::ScratchPool;
@@ -325,72 +327,6 @@ impl<'a> Search<'a, '_> {
         self.stats.distances += walk.distances;
         Ok(())
     }
-
-    /// Takes the live rows among the candidates, nearest first, until no further
-    /// one can be among the k nearest, with exact distances.
-    fn drain(&mut self, segment: Readable<'_>, scratch: &mut Scratch) -> Result<Drained> {
-        let candidates = scratch.search.candidates();
-        let mut drained = Drained {
-            dead: 0,
-            enough: false,
-            all_met: candidates.len() as u64 >= u64::from(segment.segment.rows()),
-        };
-        let file = segment.segment;
-        let found = &mut scratch.found;
-        found.clear();
-        // By estimates, so many that the k nearest are among them.
-        let estimated = file.walks_codes();
-        // So that a longer list finds more whatever the codes are, half of it.
-        let half = if estimated { candidates.len() / 2 } else { 0 };
-        let wanted = file.rerank_rows(self.options.k).max(half);
-        for (distance, row) in candidates {
-            let last = wanted.checked_sub(1).and_then(|n| found.get(n));
-            drained.enough = last.is_some_and(|(last, _): &(f32, Row)| distance > *last)
-                || !estimated && self.top.excludes(distance);
-            if drained.enough {
-                break;
-            }
-            if is_live(self.reader, segment, row).map_err(|error| segment.failed(error))? {
-                found.push((distance, row));
-            } else {
-                drained.dead += 1;
-            }
-        }
-        drained.enough |= found.len() >= self.options.k;
-        if estimated {
-            // Without the k nearest there is no answer; the rest may come too late.
-            let (least, limits) = (self.options.k, &mut self.limits);
-            let exact = file.rerank(self.query, found, least, || !limits.is_late());
-            exact.map_err(|error| segment.failed(error))?;
-            self.stats.reranked += found.len() as u64;
-        }
-        Ok(drained)
-    }
-}
-
-/// What became of a walk's candidates.
-struct Drained {
-    dead: u64,
-    /// Whether k live rows were found, or all that may be nearer than the bound.
-    enough: bool,
-    /// Whether every row of the segment is among the candidates.
-    all_met: bool,
-}
-
-/// Whether a segment's row is live at the reader's SeqNo.
-fn is_live(
-    reader: &Reader<'_>,
-    segment: Readable<'_>,
-    row: Row,
-) -> std::result::Result<bool, SegmentError> {
-    if !segment.is_live(row) {
-        return Ok(false);
-    }
-    if reader.view.memtables().all(|m| m.is_empty()) {
-        return Ok(true);
-    }
-    let key = segment.segment.key(row)?;
-    Ok(reader.view.in_memtables(&key, reader.at).is_none())
 }
 
 fn hit(distance: f32, key: Key, place: &Place<'_>, options: &SearchOptions) -> Result<Hit> {
