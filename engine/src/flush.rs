@@ -170,7 +170,7 @@ impl Core {
     }
 
     /// Writes the rows, with their graph unless others wait for the flush or come
-    /// to wait for it, or a merge is due that takes the rows in: a bulk load would
+    /// to wait for it, or a short merge is due that takes the rows in: a bulk load would
     /// build graph after graph to throw them away, and stall meanwhile. The policy
     /// sees to it that what is left without a graph gets it; where merges are off,
     /// nothing is left.
@@ -240,7 +240,7 @@ impl Core {
         collections.map(|(_, c)| c.frozen.len()).sum::<usize>() > 1
     }
 
-    /// Whether a new segment of this many rows would at once be merged. Not while merges are
+    /// Whether a new segment of this many rows would at once be merged, and soon. Not while merges are
     /// paused, and not while as many run as may: until one is done, an hour perhaps, searches
     /// would scan all that comes.
     fn is_merge_due(&self, info: &CollectionInfo, rows: u64) -> bool {

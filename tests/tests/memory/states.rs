@@ -51,7 +51,7 @@ fn figures_are_what_is_held_in_every_state() {
 
     // Searches make codes of what lies in memtables.
     let query = vector(&mut Rng::new(5), DIMENSION);
-    for _ in 0..ROWS / 2_000 {
+    for _ in 0..ROWS / 256 {
         c.search(&query, &SearchOptions::new(10)).expect("finds");
     }
     let memory = db.stats().memory;

@@ -5,6 +5,8 @@
 //! more than R neighbours; memory beside candidates or edges is a list of edges.
 //! Must not know: where candidates come from.
 
+use std::io;
+
 use super::candidates::{Candidates, contains};
 use super::hubs::Hubs;
 use super::{Scratch, Work};
@@ -12,7 +14,8 @@ use crate::error::SegmentError;
 use crate::graph::adjacency::Adjacency;
 use crate::graph::build::Lists;
 use crate::graph::prune::{Limits, prune};
-use crate::memory::{Held, Meter};
+use crate::memory::Meter;
+use crate::pages::Pages;
 
 /// Rows of one task.
 const TASK_ROWS: usize = 128;
@@ -21,49 +24,49 @@ const WAVE_ROWS: usize = 1 << 15;
 
 /// For each row the rows that have it as a neighbour.
 struct Sources {
-    starts: Vec<u64>,
-    rows: Vec<u32>,
-    _held: Option<Held>,
+    /// Where each row's end; they begin where those of the row before do.
+    ends: Pages<u64>,
+    rows: Pages<u32>,
 }
 
 impl Sources {
-    fn of(graph: &Adjacency, meter: Option<&Meter>) -> Self {
-        let mut starts = vec![0u64; graph.rows() as usize + 1];
+    fn of(graph: &Adjacency, meter: Option<&Meter>) -> io::Result<Self> {
         let all = || (0..graph.rows()).map(|row| (row, graph.neighbors(row)));
+        let mut ends = Pages::zeroed(graph.rows() as usize)?.metered(meter);
+        let places: &mut [u64] = ends.as_mut_slice();
         for to in all().flat_map(|(_, list)| list) {
-            if let Some(size) = starts.get_mut(*to as usize + 1) {
+            if let Some(size) = places.get_mut(*to as usize) {
                 *size += 1;
             }
         }
+        // Each is where the row's begin until they are put there.
         let mut sum = 0;
-        for size in &mut starts {
-            sum += *size;
-            *size = sum;
+        for place in &mut *places {
+            let size = std::mem::replace(place, sum);
+            sum += size;
         }
-        let mut rows = vec![0; sum as usize];
-        let mut next = starts.clone();
+        let mut rows = Pages::zeroed(sum as usize)?.metered(meter);
+        let sources: &mut [u32] = rows.as_mut_slice();
         for (row, list) in all() {
             for to in list {
-                if let Some(next) = next.get_mut(*to as usize)
-                    && let Some(place) = rows.get_mut(*next as usize)
+                if let Some(next) = places.get_mut(*to as usize)
+                    && let Some(source) = sources.get_mut(*next as usize)
                 {
-                    *place = row;
+                    *source = row;
                     *next += 1;
                 }
             }
         }
-        let bytes = size_of_val::<[u32]>(&rows) + size_of_val::<[u64]>(&starts);
-        Self {
-            starts,
-            rows,
-            _held: meter.map(|meter| meter.hold(bytes)),
-        }
+        Ok(Self { ends, rows })
     }
 
     fn of_row(&self, row: u32) -> &[u32] {
-        let bounds = self.starts.get(row as usize);
-        let bounds = bounds.zip(self.starts.get(row as usize + 1));
-        let rows = bounds.and_then(|(start, end)| self.rows.get(*start as usize..*end as usize));
+        let ends = self.ends.as_slice();
+        let before = row.checked_sub(1).map(|before| ends.get(before as usize));
+        let start = before.map_or(Some(0), |end| end.copied());
+        let bounds = start.zip(ends.get(row as usize));
+        let rows = self.rows.as_slice();
+        let rows = bounds.and_then(|(start, end)| rows.get(start as usize..*end as usize));
         rows.unwrap_or_default()
     }
 }
@@ -102,7 +105,7 @@ impl Work<'_> {
         order: &[u32],
     ) -> Result<(), SegmentError> {
         let degree = self.params.max_degree as usize;
-        let sources = Sources::of(graph, self.vectors.meter());
+        let sources = Sources::of(graph, self.vectors.meter())?;
         self.set(graph, order, |graph, row, scratch| {
             let chosen = &mut scratch.chosen;
             chosen.clear();

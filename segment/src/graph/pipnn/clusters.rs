@@ -5,6 +5,7 @@
 //! grouped by row, and no row is offered another twice. Must not know: what
 //! becomes of the offers.
 
+use std::io;
 use std::ops::Range;
 
 use super::carve::{BLOCK, Leaders, carve};
@@ -13,6 +14,7 @@ use super::{Scratch, Work};
 use crate::error::SegmentError;
 use crate::graph::random::SplitMix;
 use crate::memory::{Held, Meter};
+use crate::pages::Pages;
 
 /// Marks a member whose nearest leader is this cluster's; rows are below it.
 const HOME: u32 = 1 << 31;
@@ -24,8 +26,7 @@ pub(super) struct Clusters {
     /// Where each cluster's members start, and the end of the last.
     starts: Vec<usize>,
     /// Rows, ascending within a cluster, some marked as at [`HOME`].
-    members: Vec<u32>,
-    _held: Option<Held>,
+    members: Pages<u32>,
 }
 
 /// What a cluster's leaves offer to its rows.
@@ -41,7 +42,12 @@ pub(super) struct Offers {
 
 impl Clusters {
     /// From the numbers of the clusters that each row goes to, nearest first.
-    fn new(count: usize, of_rows: &[Vec<u16>], each: usize, meter: Option<&Meter>) -> Self {
+    fn new(
+        count: usize,
+        of_rows: &[Vec<u16>],
+        each: usize,
+        meter: Option<&Meter>,
+    ) -> io::Result<Self> {
         let mut starts = vec![0usize; count + 1];
         for number in of_rows.iter().flatten() {
             if let Some(size) = starts.get_mut(usize::from(*number) + 1) {
@@ -50,31 +56,28 @@ impl Clusters {
         }
         accumulate(&mut starts);
         let mut next = starts.clone();
-        let mut members = vec![0; starts.last().copied().unwrap_or(0)];
-        let held = meter.map(|meter| meter.hold(size_of_val::<[u32]>(&members)));
+        let all = starts.last().copied().unwrap_or(0);
+        let mut members = Pages::zeroed(all)?.metered(meter);
+        let places: &mut [u32] = members.as_mut_slice();
         let lists = of_rows.iter().flat_map(|block| block.chunks_exact(each));
         for (list, row) in lists.zip(0u32..) {
             for (number, mark) in list.iter().zip([HOME].into_iter().chain([0].repeat(each))) {
                 let next = next.get_mut(usize::from(*number));
                 if let Some(next) = next
-                    && let Some(member) = members.get_mut(*next)
+                    && let Some(member) = places.get_mut(*next)
                 {
                     *member = row | mark;
                     *next += 1;
                 }
             }
         }
-        Self {
-            starts,
-            members,
-            _held: held,
-        }
+        Ok(Self { starts, members })
     }
 
     /// The members of one cluster.
     pub(super) fn of(&self, number: usize) -> &[u32] {
         let bounds = self.starts.get(number).zip(self.starts.get(number + 1));
-        let members = bounds.and_then(|(start, end)| self.members.get(*start..*end));
+        let members = bounds.and_then(|(start, end)| self.members.as_slice().get(*start..*end));
         members.unwrap_or_default()
     }
 
@@ -231,7 +234,7 @@ impl Work<'_> {
             numbers
         })?;
         let meter = self.vectors.meter();
-        Ok(Clusters::new(leaders.rows.len(), &of_rows, each, meter))
+        Ok(Clusters::new(leaders.rows.len(), &of_rows, each, meter)?)
     }
 
     /// Cuts a cluster into leaves and compares the rows of each; with the rows that
