@@ -151,7 +151,7 @@ impl Core {
         write(false)
     }
 
-    /// Not if the output would be merged again at once.
+    /// Not if the output would be merged again at once, and that would soon be done.
     fn merge_builds_graph(&self, watch: &MergeWatch<'_>, inputs: &[LiveSegment]) -> bool {
         let (view, _) = self.published.get();
         let collection = view.collections.get(&watch.info.id);

@@ -1,8 +1,9 @@
 //! Whether merges may run, and how fast.
 //!
 //! Owns pauses, cancellations and the rate of all merges together. Invariants: a merge
-//! that is paused keeps what it has done; one that nobody waits for ends when it is
-//! cancelled, whether it is paused or not; nothing here delays a flush or a write.
+//! that is paused keeps what it has done, unless it gives way; one that nobody waits for
+//! ends when it is cancelled, whether it is paused or not; nothing here delays a flush or
+//! a write.
 //! Must not know: what is merged.
 
 use std::time::Duration;

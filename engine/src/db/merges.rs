@@ -30,8 +30,8 @@ impl Db {
     /// Keeps background merges from beginning, and one that runs from going on, until
     /// the guard is dropped. What a merge has done is kept meanwhile, with the memory that
     /// it holds. Flushes go on and build their graphs, so that segments gather;
-    /// [`Db::compact`] merges all the same, and takes the place of a merge that is paused if
-    /// no more may run. Pauses may overlap.
+    /// [`Db::compact`] merges all the same; if as many run as may, merges that are paused end
+    /// for it, and what they have done is lost. Pauses may overlap.
     #[must_use]
     pub fn pause_merges(&self) -> MergePause {
         self.handle.core.merges.pause();
