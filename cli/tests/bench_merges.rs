@@ -81,6 +81,15 @@ fn a_merge_is_compared_with_a_rebuild_in_turns() {
     bench.fails("bench-merge --data data --repeat 0", 2, "--repeat");
 }
 
+/// The best figure of all lists.
+fn fastest(line: &Value, name: &str, better: fn(f64, f64) -> f64) -> f64 {
+    let points = line["points"].as_array().unwrap().iter();
+    points
+        .map(|point| number(point, name))
+        .reduce(better)
+        .unwrap()
+}
+
 #[test]
 fn segments_are_compared_with_one() {
     let bench = data();
@@ -107,15 +116,21 @@ fn segments_are_compared_with_one() {
             let cost = number(of_one, "qps") / number(point, "qps");
             assert!((number(point, "cost_to_one") - cost).abs() < 0.001 + cost * 0.001);
         }
-        // Both lists find more than half: the smaller is compared, and what it finds told.
+        // Both lists find more than half: the faster is compared, and what it finds told. On a
+        // busy machine that may be the larger.
         let half = &line["at_recall"][0];
         assert_eq!(half["wanted"], 0.5);
-        assert_eq!(half["found"], points[0]["recall"], "{line}");
-        assert_eq!(half["qps"], points[0]["qps"], "{line}");
-        for cost in ["cost_to_one", "p50_to_one"] {
-            let of_list = number(&points[0], cost);
-            assert!((number(half, cost) - of_list).abs() < 0.01, "{line}");
-        }
+        let qps = fastest(line, "qps", f64::max);
+        assert_eq!(number(half, "qps"), qps, "{line}");
+        let mut of_list = points.iter().filter(|point| number(point, "qps") == qps);
+        assert!(
+            of_list.any(|point| point["recall"] == half["found"]),
+            "{line}"
+        );
+        let cost = fastest(one, "qps", f64::max) / qps;
+        let slower = fastest(line, "p50_us", f64::min) / fastest(one, "p50_us", f64::min);
+        assert!((number(half, "cost_to_one") - cost).abs() < 0.001 + cost * 0.001);
+        assert!((number(half, "p50_to_one") - slower).abs() < 0.02 * slower);
     }
     assert_eq!(one["at_recall"][0]["cost_to_one"], 1.0);
     // More is found by lists in each of four segments than in one.
