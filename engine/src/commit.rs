@@ -38,7 +38,7 @@ impl Core {
     pub(crate) fn commit_version(
         &self,
         manifest: &mut Manifest,
-        change: VersionChange<'_>,
+        mut change: VersionChange<'_>,
         also: impl FnOnce(&mut CollectionView),
     ) -> Result<()> {
         let id = change.collection;
@@ -61,6 +61,9 @@ impl Core {
             outputs().for_each(FilePin::mark_obsolete);
         }
         committed.map_err(CommitError::into_error)?;
+        if let Some(segment) = &mut change.added {
+            segment.came_in_a_pause = self.merges.is_paused();
+        }
         self.published.update(|view| {
             let Some(collection) = view.collections.get_mut(&id) else {
                 return;

@@ -29,7 +29,6 @@ use crate::events::{Job, Kind};
 use crate::files::discard;
 use crate::running::Claim;
 use crate::segment_file::{LiveSegment, Readable, SegmentFile};
-use crate::sync::counter::AtomicU64;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::view::Version;
 
@@ -52,7 +51,7 @@ impl Core {
             claim,
             origin: asked.origin,
             leave: asked.leave.clone(),
-            first_new: AtomicU64::new(self.numbers.peek()),
+            first_new: self.numbers.peek(),
             rows: inputs.iter().map(LiveSegment::live_rows).sum(),
             builds: AtomicBool::new(false),
             job: &Job::begin(Kind::Merge, &self.counters, self.env.clock()),

@@ -52,6 +52,8 @@ struct Held {
     output: Option<SegmentId>,
     /// Bytes of the output that are still to be written.
     to_write: Arc<AtomicU64>,
+    /// It was told to make room when it asked last.
+    leaves: bool,
 }
 
 /// What others have.
@@ -102,6 +104,14 @@ impl State {
 
     fn may_compact(&self, scope: Scope, limit: usize) -> bool {
         self.claims.len() < limit && self.is_free(scope)
+    }
+
+    /// Whether somebody waits to compact what nobody merges, because as many run as may and
+    /// none of them was told to leave.
+    fn lacks_room(&self, limit: usize) -> bool {
+        let stay = self.claims.values().filter(|held| !held.leaves).count();
+        let mut waiting = self.waiting.values();
+        stay >= limit && waiting.any(|scope| self.is_free(*scope))
     }
 
     /// Whether nobody merges in the scope.
@@ -190,6 +200,7 @@ impl RunningMerges {
             inputs,
             output: None,
             to_write: Arc::clone(&to_write),
+            leaves: false,
         };
         state.claims.insert(number, held);
         Claim {
@@ -209,13 +220,6 @@ impl RunningMerges {
     pub(crate) fn has_room_for(&self, collection: CollectionId) -> bool {
         let state = self.state.lock();
         state.has_room(self.limit) && !state.taken(None).is_compacted(collection)
-    }
-
-    /// Whether somebody waits to compact what nobody merges, because as many run as may.
-    pub(crate) fn keep_others_out(&self) -> bool {
-        let state = self.state.lock();
-        let mut waiting = state.waiting.values();
-        state.claims.len() >= self.limit && waiting.any(|scope| state.is_free(*scope))
     }
 
     /// How many there are.
@@ -291,6 +295,22 @@ impl Claim<'_> {
         if let Some(held) = state.claims.get_mut(&self.number) {
             held.output = Some(output);
         }
+    }
+
+    /// Whether this one is to leave for somebody who waits to compact something else, and
+    /// no other was told so.
+    pub(crate) fn makes_room(&self) -> bool {
+        let mut state = self.running.state.lock();
+        let tell = |state: &mut State, leaves| {
+            let held = state.claims.get_mut(&self.number);
+            held.is_some_and(|held| {
+                held.leaves = leaves;
+                leaves
+            })
+        };
+        tell(&mut state, false);
+        let leaves = state.lacks_room(self.running.limit);
+        tell(&mut state, leaves)
     }
 
     /// The output takes so many bytes at most. What all others still write.
@@ -369,5 +389,34 @@ mod tests {
             claim.keep(SegmentId(output));
             assert_eq!(taken(&running), [output - 1, output].map(SegmentId));
         }
+    }
+
+    /// Only as many leave as are needed; who was told to is told so as long as that holds.
+    #[test]
+    fn one_of_the_merges_makes_room() {
+        let running = RunningMerges::new(2);
+        let begin = |n: u64| {
+            let collection = CollectionId(n as u32);
+            let begun = running.begin(|_| Some((collection, vec![SegmentId(n)], ())));
+            begun.expect("there is room").0
+        };
+        let (one, other) = (begin(1), begin(2));
+        let overlaps = running.wait(Some(CollectionId(1)));
+        assert!(!one.makes_room() && !other.makes_room());
+        drop(overlaps);
+        let waiting = running.wait(Some(CollectionId(3)));
+        assert!(other.makes_room() && !one.makes_room() && other.makes_room());
+        drop(waiting);
+        assert!(!other.makes_room(), "nobody waits any more");
+        let waiting = running.wait(Some(CollectionId(3)));
+        assert!(one.makes_room() && !other.makes_room());
+        // Once one has left, there is room.
+        drop(other);
+        assert!(!one.makes_room());
+        drop(waiting);
+        let compacts = running.compact(Some(CollectionId(3)), None);
+        let waiting = running.wait(Some(CollectionId(4)));
+        assert!(one.makes_room(), "whoever comes next needs a place too");
+        drop((compacts, waiting));
     }
 }

@@ -39,6 +39,8 @@ enum Body {
 pub(crate) struct SegmentFile {
     body: Body,
     pub(crate) meta: SegmentMeta,
+    /// Whether it was made visible while merges were paused: it outran none of them.
+    pub(crate) came_in_a_pause: bool,
     /// Shared with readers of the same file that have no copies.
     pub(crate) pin: Arc<FilePin>,
     quarantine: Arc<OnceLock<Error>>,
@@ -62,6 +64,7 @@ impl SegmentFile {
         Self {
             body,
             meta,
+            came_in_a_pause: false,
             pin: Arc::new(pin),
             quarantine: Arc::new(OnceLock::new()),
             hot: OnceLock::new(),
@@ -81,6 +84,7 @@ impl SegmentFile {
         Some(Self {
             body: Body::Open(Box::new(cold)),
             meta: self.meta,
+            came_in_a_pause: self.came_in_a_pause,
             pin: Arc::clone(&self.pin),
             quarantine: Arc::clone(&self.quarantine),
             hot: OnceLock::new(),

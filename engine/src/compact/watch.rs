@@ -14,7 +14,6 @@ use crate::events::{CancelReason, Job};
 use crate::merges::Leave;
 use crate::running::Claim;
 use crate::segment_file::LiveSegment;
-use crate::sync::counter::AtomicU64;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering};
 
 /// Who wants a merge.
@@ -75,8 +74,8 @@ pub(super) struct MergeWatch<'a> {
     pub(super) info: &'a CollectionInfo,
     pub(super) claim: &'a Claim<'a>,
     pub(super) origin: Origin,
-    /// Segments from this number on came after the merge was planned, or last paused.
-    pub(super) first_new: AtomicU64,
+    /// Segments from this number on came after the merge was planned.
+    pub(super) first_new: u64,
     pub(super) rows: u64,
     pub(super) leave: Leave,
     /// Whether it builds a graph now.
@@ -91,12 +90,9 @@ impl MergeWatch<'_> {
     /// more of the processor than it may.
     pub(super) fn is_cancelled(&self) -> bool {
         let (merges, clock) = (&self.core.merges, self.core.env.clock());
-        // What is flushed during a pause outruns nothing.
         if merges.is_paused() {
             let wait = || merges.wait_for_resume(&self.leave, clock, &|| self.is_over());
             self.cpu().aside(wait);
-            let next = self.core.numbers.peek();
-            self.first_new.store(next, Ordering::Relaxed);
         }
         self.cpu().ask(&|| self.is_unwanted());
         let why = self.why_unwanted();
@@ -177,7 +173,7 @@ impl MergeWatch<'_> {
     /// Also, while it is paused, to who compacts other collections and only wants its place.
     fn gives_way(&self) -> bool {
         let core = self.core;
-        let is_in_the_way = || core.merges.is_paused() && core.running.keep_others_out();
+        let is_in_the_way = || core.merges.is_paused() && self.claim.makes_room();
         self.origin == Origin::Background
             && (core.full_merge_announced(self.info) || is_in_the_way())
     }
@@ -194,8 +190,10 @@ impl MergeWatch<'_> {
         let (view, _) = self.core.published.get();
         let collection = view.collections.get(&self.info.id);
         let segments = collection.map_or(&[][..], |c| &c.version.segments);
-        let first_new = self.first_new.load(Ordering::Relaxed);
-        let is_new = |s: &&LiveSegment| s.id().0 >= first_new && s.file.has_graph() == Some(false);
+        let is_new = |s: &&LiveSegment| {
+            let outruns = !s.file.came_in_a_pause && s.file.has_graph() == Some(false);
+            outruns && s.id().0 >= self.first_new
+        };
         let rows = |taken: &[SegmentId]| {
             let new = segments.iter().filter(is_new);
             let free = new.filter(|s| !taken.contains(&s.id()));

@@ -30,8 +30,9 @@ impl Db {
     /// Keeps background merges from beginning, and one that runs from going on, until
     /// the guard is dropped. What a merge has done is kept meanwhile, with the memory that
     /// it holds. Flushes go on and build their graphs, so that segments gather;
-    /// [`Db::compact`] merges all the same; if as many run as may, merges that are paused end
-    /// for it, and what they have done is lost. Pauses may overlap.
+    /// [`Db::compact`] merges all the same: merges that are paused in its collections end for
+    /// it, or, if there are none and as many run as may, one other; what those have done is
+    /// lost. Pauses may overlap.
     #[must_use]
     pub fn pause_merges(&self) -> MergePause {
         self.handle.core.merges.pause();

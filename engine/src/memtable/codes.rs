@@ -16,9 +16,12 @@ use crate::sync::{Mutex, OnceLock, Ordering};
 
 /// Rows of a chunk.
 pub(super) const CHUNK: u32 = 256;
-/// Components that one search encodes, in whole chunks, at least one: some tenths of a
-/// millisecond.
-const ENCODED_BY_A_SEARCH: usize = 1 << 15;
+/// Components that one search encodes at most, in whole chunks, at least one: one or two
+/// milliseconds.
+const ENCODED_BY_A_SEARCH: usize = 1 << 17;
+/// A search encodes one of so many chunks that wait: where many search, each spends some
+/// tenths of a millisecond; where few do, the codes do not fall far behind.
+const WAITING_FOR_ONE: usize = 4;
 /// Fewest components of vectors that have codes: below, a vector is hardly longer.
 const LEAST_DIMENSION: usize = 32;
 
@@ -59,8 +62,9 @@ impl MemtableCodes {
         let Some(charge) = charge else {
             return;
         };
-        let chunks = ENCODED_BY_A_SEARCH / (CHUNK as usize * dimension);
-        for _ in 0..chunks.max(1) {
+        let most = ENCODED_BY_A_SEARCH / (CHUNK as usize * dimension);
+        let wait = whole.saturating_sub(self.chunks.count());
+        for _ in 0..(wait / WAITING_FOR_ONE).min(most).max(1) {
             let chunk = self.chunks.count();
             if chunk >= whole {
                 break;
@@ -95,5 +99,33 @@ impl MemtableCodes {
 
     pub(super) fn release_to_pins(&self) {
         self.making.lock().release_to_pins();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryBudget;
+
+    /// A search has little to do where codes are nearly complete, and more where they are
+    /// not, up to a limit; in the end no chunk is left out.
+    #[test]
+    fn searches_catch_up_with_the_rows() {
+        const DIMENSION: usize = 128;
+        let vectors: Vec<Vec<f32>> = (0..CHUNK * 40)
+            .map(|row| vec![row as f32; DIMENSION])
+            .collect();
+        let codes = MemtableCodes::new(MemoryBudget::new(1 << 30).charge(0));
+        let made_of = |chunks: u32| {
+            let before = codes.chunks.count();
+            let row = |row: u32| Some((vectors.get(row as usize)?.as_slice(), 1.0));
+            codes.make(Metric::L2, DIMENSION, chunks * CHUNK, row);
+            codes.chunks.count() - before
+        };
+        assert_eq!([made_of(1), made_of(1), made_of(4)], [1, 0, 1]);
+        // One of four that wait, at most as many as the limit says.
+        assert_eq!([made_of(12), made_of(40), made_of(40)], [2, 4, 4]);
+        while made_of(40) > 0 {}
+        assert_eq!(codes.chunks.count(), 40);
     }
 }

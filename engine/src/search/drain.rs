@@ -22,10 +22,15 @@ impl Search<'_, '_> {
         scratch: &mut Scratch,
     ) -> Result<Drained> {
         // Few rows are in memtables as well, and to look for a row there takes its key, which is
-        // far away: so only those that will be answers are looked for. If one is found, all are.
+        // far away: so only those that will be answers are looked for. Once one is found, all are,
+        // for the rest of this search.
+        if self.meets_hidden {
+            return self.drain_live(segment, scratch, is_live);
+        }
         let drained =
             self.drain_live(segment, scratch, |_, segment, row| Ok(segment.is_live(row)))?;
         if self.hides_any(segment, &scratch.found)? {
+            self.meets_hidden = true;
             return self.drain_live(segment, scratch, is_live);
         }
         Ok(drained)

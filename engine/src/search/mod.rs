@@ -119,6 +119,7 @@ impl Reader<'_> {
             query: &Query::new(self.info.metric, query)?,
             limits: Limits::new(clock, options),
             top: TopK::new(options.k),
+            meets_hidden: false,
             skipped: Vec::new(),
             stats: SearchStats::default(),
         };
@@ -134,6 +135,8 @@ struct Search<'a, 'o> {
     query: &'o Query,
     limits: Limits<'o>,
     top: TopK<Place<'a>>,
+    /// Whether a memtable hid what would have been an answer.
+    meets_hidden: bool,
     skipped: Vec<SkippedSegment>,
     stats: SearchStats,
 }
